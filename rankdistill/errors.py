@@ -1,0 +1,57 @@
+"""What can go wrong, in four parts: where, what was expected, what was found, what to do.
+
+People read the message, programs read the attributes. The Rust core raises these classes too. Python's own exceptions are
+used where their meaning fits (`FileNotFoundError`, `ValueError`).
+"""
+
+from __future__ import annotations
+
+__all__ = ["BadDataError", "BadStoreError", "MissingDependencyError", "MissingIdsError", "RankDistillError"]
+
+
+class RankDistillError(Exception):
+    """Base of the errors that this package defines."""
+
+    def __init__(
+        self, expected: str, found: str, remedy: str = "", path: str | None = None, line: int | None = None
+    ) -> None:
+        self.expected, self.found, self.remedy, self.path, self.line = expected, found, remedy, path, line
+        # All parts go to Exception, so that the error pickles (it crosses process borders in workers).
+        super().__init__(expected, found, remedy, path, line)
+
+    def __str__(self) -> str:
+        where = "" if self.path is None else self.path + ("" if self.line is None else f":{self.line}") + ": "
+        return f"{where}expected {self.expected}, found {self.found}" + (f"; {self.remedy}" if self.remedy else "")
+
+
+class BadDataError(RankDistillError):
+    """A file that a user gave isn't in the format that was expected."""
+
+
+class BadStoreError(RankDistillError):
+    """A file of our own (score store, token store) is torn, changed, foreign, from a later version, or built from something else."""
+
+
+class MissingIdsError(RankDistillError):
+    """Ids that one file names and another lacks.
+
+    Attributes:
+        missing: the ids, or the first hundred of them.
+    """
+
+    def __init__(
+        self,
+        expected: str,
+        found: str,
+        remedy: str = "",
+        path: str | None = None,
+        line: int | None = None,
+        missing: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(expected, found, remedy, path, line)
+        self.missing = missing
+        self.args = (expected, found, remedy, path, line, missing)
+
+
+class MissingDependencyError(RankDistillError, ImportError):
+    """An optional package is needed; the message gives the install line."""

@@ -1,0 +1,17 @@
+//! `rankdistill._core`: converts arguments, releases the GIL, translates errors; nothing else.
+#![allow(missing_docs)] // documented in rankdistill/_core.pyi, where Python users look
+
+mod errors;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+mod _core {
+    use pyo3::prelude::*;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        module.add("DEBUG_BUILD", cfg!(debug_assertions))
+    }
+}

@@ -1,0 +1,4 @@
+//! The Rust core of rankdistill, without Python in it.
+
+pub mod error;
+pub mod permutation;
