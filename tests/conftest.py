@@ -1,0 +1,116 @@
+"""Fixtures that every kind of test shares: the shipped collection, the shared ones, and tiny models made on the spot.
+
+No test reaches a network, so models are random and small; the hub is switched off before anything can import it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+REPOSITORY = Path(__file__).parents[1]
+SHARED_RETRIEVAL = REPOSITORY.parent / "shared" / "data" / "retrieval"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of the shared collections are skipped where there are none (a clone has none)."""
+    if not SHARED_RETRIEVAL.is_dir():
+        for item in items:
+            if item.get_closest_marker("shared_data"):
+                item.add_marker(pytest.mark.skip(reason=f"{SHARED_RETRIEVAL} isn't there"))
+
+
+@pytest.fixture(scope="session")
+def conala() -> Path:
+    """The shipped BEIR folder: 2,810 snippets, questions with the splits `train` and `test`."""
+    return REPOSITORY / "tests" / "data" / "conala"
+
+
+@pytest.fixture(scope="session")
+def shared_retrieval() -> Path:
+    """The folder of the shared collections; only for tests marked `shared_data`."""
+    return SHARED_RETRIEVAL
+
+
+@pytest.fixture(scope="session")
+def conala_texts(conala: Path) -> dict[str, dict[str, str]]:
+    """`{"docs": {id: text}, "queries": {id: text}}`, read by the plainest means."""
+    texts = {}
+    for kind, name in (("docs", "corpus"), ("queries", "queries")):
+        with gzip.open(conala / f"{name}.jsonl.gz", "rt", encoding="utf-8") as file:
+            texts[kind] = {row["_id"]: row["text"] for row in map(json.loads, file)}
+    return texts
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer_dir(tmp_path_factory: pytest.TempPathFactory, conala_texts: dict[str, dict[str, str]]) -> Path:
+    """A WordPiece tokenizer: every character of conala, and its 1,500 most frequent words."""
+    from transformers import BertTokenizerFast
+
+    words: Counter[str] = Counter()
+    for texts in conala_texts.values():
+        for text in texts.values():
+            words.update(re.findall(r"\w+|[^\w\s]", text.lower()))
+    characters = sorted({character for word in words for character in word})
+    frequent = [word for word, _ in sorted(words.items(), key=lambda item: (-item[1], item[0])) if len(word) > 1]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters, *(f"##{c}" for c in characters)]
+    vocabulary += frequent[:1500]
+    folder = tmp_path_factory.mktemp("tiny_tokenizer")
+    tokenizer = BertTokenizerFast(vocab={token: i for i, token in enumerate(vocabulary)}, model_max_length=64)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _save_tiny_bert(folder: Path, tokenizer_dir: Path, cross_encoder: bool = False, num_layers: int = 2) -> Path:
+    import torch
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, BertModel
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=num_layers,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        # The default of .02 gives nearly the same vector for every text.
+        initializer_range=0.5,
+        num_labels=1 if cross_encoder else 2,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        model = BertForSequenceClassification(config) if cross_encoder else BertModel(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_bert_dir(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -> Path:
+    """A random BERT of 2 layers and width 32, in the plain Hugging Face layout, with its tokenizer."""
+    return _save_tiny_bert(tmp_path_factory.mktemp("tiny_bert"), tiny_tokenizer_dir)
+
+
+@pytest.fixture(scope="session")
+def tiny_cross_encoder_dir(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -> Path:
+    """A random BertForSequenceClassification with one label, in the plain Hugging Face layout."""
+    return _save_tiny_bert(tmp_path_factory.mktemp("tiny_cross_encoder"), tiny_tokenizer_dir, cross_encoder=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_sentence_transformer_dir(tmp_path_factory: pytest.TempPathFactory, tiny_bert_dir: Path) -> Path:
+    """The tiny BERT with mean pooling, as sentence-transformers saves it."""
+    from sentence_transformers import SentenceTransformer
+
+    folder = tmp_path_factory.mktemp("tiny_sentence_transformer")
+    SentenceTransformer(str(tiny_bert_dir), device="cpu").save_pretrained(str(folder))
+    return folder
