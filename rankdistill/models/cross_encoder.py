@@ -1,0 +1,105 @@
+"""The cross-encoder: query and document in one input, one score out. The usual teacher."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification
+
+from rankdistill.errors import BadDataError
+from rankdistill.models.backbone import config_with_layers, load_tokenizer, weights_fingerprint
+from rankdistill.models.dot import resolve
+from rankdistill.models.precision import choose_device
+
+__all__ = ["CrossEncoderModel"]
+
+
+class CrossEncoderModel(nn.Module):
+    """A sequence classifier with one output; scores are its raw logits, never squeezed through a sigmoid.
+
+    Attributes:
+        max_length: tokens of a pair that are read, specials included; the longer text loses tokens first.
+
+    Source:
+        BERT_CAT of Hofstätter et al. 2020, arXiv:2010.02666.
+    """
+
+    def __init__(self, classifier: nn.Module, tokenizer: Any, *, max_length: int = 256) -> None:
+        super().__init__()
+        self.classifier, self.tokenizer, self.max_length = classifier, tokenizer, max_length
+        self.config: Any = classifier.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        """Scores [B] of tokenised pairs [B, L]."""
+        extra = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        logits_B1: Tensor = self.classifier(input_ids=input_ids, attention_mask=attention_mask, **extra).logits
+        return logits_B1.squeeze(-1)
+
+    def tokenize_pairs(self, queries: Sequence[str], docs: Sequence[str]) -> dict[str, list[list[int]]]:
+        """Token ids and, where the model has them, token types of (query, doc) pairs, cut to `max_length`."""
+        encoded = self.tokenizer(list(queries), list(docs), truncation="longest_first", max_length=self.max_length)
+        return {key: encoded[key] for key in ("input_ids", "token_type_ids") if key in encoded}
+
+    def fingerprint(self) -> str:
+        """Equal when two models give the same scores for the same pairs."""
+        return weights_fingerprint(self, str(self.max_length))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        device: str = "auto",
+        num_layers: int | None = None,
+        max_length: int | None = None,
+        new_head: bool = False,
+    ) -> CrossEncoderModel:
+        """Loads a checkpoint of ours, a sentence-transformers CrossEncoder, or any sequence classifier with one output.
+
+        Args:
+            num_layers: keep the first layers only.
+            max_length: None keeps the checkpoint's.
+            new_head: allow a plain encoder body: its scoring head starts random and must be trained.
+
+        Raises:
+            BadDataError: if the checkpoint has no scoring head (and `new_head` isn't given), or more than one output.
+        """
+        path = Path(resolve(str(name_or_path)))
+        config = config_with_layers(str(path), num_layers)
+        classifies = any(str(name).endswith("ForSequenceClassification") for name in config.architectures or [])
+        if not classifies and not new_head:
+            found = ", ".join(config.architectures or ["no architecture"])
+            raise BadDataError(
+                "a cross-encoder (…ForSequenceClassification)", found, "train one with `rankdistill train teacher`", str(path)
+            )
+        if classifies and config.num_labels != 1:
+            raise BadDataError("a model with one output", f"{config.num_labels} outputs", "pick a ranker", str(path))
+        config.num_labels = 1
+        classifier = AutoModelForSequenceClassification.from_pretrained(str(path), config=config, dtype=torch.float32)
+        tokenizer = load_tokenizer(str(path))
+        stated = min(int(tokenizer.model_max_length), int(getattr(config, "max_position_embeddings", 512)), 512)
+        model = cls(classifier, tokenizer, max_length=max_length or stated)
+        model.eval()
+        return model.to(choose_device(device))
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Writes a folder that `sentence_transformers.CrossEncoder(path)` and `AutoModelForSequenceClassification` load."""
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        # CrossEncoder applies a sigmoid to single outputs unless told otherwise, and Margin-MSE needs the raw scores.
+        self.config.sentence_transformers = {"activation_fn": "torch.nn.modules.linear.Identity"}
+        self.classifier.save_pretrained(folder)  # type: ignore[operator]
+        self.tokenizer.model_max_length = self.max_length
+        self.tokenizer.save_pretrained(folder)
+        about = {"architecture": "cross-encoder", "max_length": self.max_length}
+        (folder / "rankdistill.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
