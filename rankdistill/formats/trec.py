@@ -1,0 +1,259 @@
+"""TREC runs and qrels, and their cousins (MS MARCO's three-column run, BEIR's qrels with a header), plain or gzip.
+
+The readers go the quick way first and look for the culprit only when something is wrong: a run of 7 million lines is
+common, a broken one isn't.
+"""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import math
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Literal, cast
+
+from rankdistill.errors import BadDataError
+from rankdistill.records import Qrels, Run, ranked
+
+__all__ = ["read_qrels", "read_run", "write_qrels", "write_run"]
+
+_INFINITY = float("inf")
+# Bigger blocks are slower: their lists push the caches out.
+_BLOCK_BYTES = 1 << 16
+# These part words for str.split, but not for bytes.split, nor for trec_eval.
+_SEPARATORS_OF_STR_SPLIT = (b"\x1c", b"\x1d", b"\x1e", b"\x1f")
+_BEIR_HEADER = [b"query-id", b"corpus-id", b"score"]
+
+
+def read_run(path: str | os.PathLike[str]) -> Run:
+    """Reads a run in one pass.
+
+    Two layouts are told apart by the first line: TREC's six columns (`query_id Q0 doc_id rank score tag`) and
+    MS MARCO's three (`query_id doc_id rank`), whose scores become `-rank`. Columns are parted by ASCII white space, as
+    trec_eval does it; ids may hold any other character. The rank column of a TREC run is ignored (as by trec_eval):
+    scores order it.
+
+    Args:
+        path: a file; gzip if its name ends in `.gz`.
+
+    Returns:
+        query_id -> doc_id -> score, in the order of the file.
+
+    Raises:
+        BadDataError: a line has another number of columns, a score that isn't a finite number, invalid UTF-8, or names
+            a document a second time for its query; with file and line. Or the archive is cut off.
+    """
+    with _open(path) as file:
+        num_columns = len(next((line for line in file if line.strip()), b"").split())
+    try:
+        run, num_rows = _read_run_quickly(path, num_columns)
+    except ValueError:
+        raise _run_error(path, num_columns) from None
+    if num_rows != sum(map(len, run.values())):
+        raise _run_error(path, num_columns)
+    return run
+
+
+def _read_run_quickly(path: str | os.PathLike[str], num_columns: int) -> tuple[Run, int]:
+    """Reads block by block, with the work per line left to C loops. Any ValueError means a bad line."""
+    run: Run = {}
+    num_rows = 0
+    with _open(path) as file:
+        while block := file.read(_BLOCK_BYTES):
+            words = _words(block + file.readline(), num_columns)
+            if num_columns == 6:
+                doc_ids, scores = words[2::6], list(map(float, words[4::6]))
+            else:
+                doc_ids, scores = words[1::3], [-float(int(rank)) for rank in words[2::3]]
+            if not all(map(math.isfinite, scores)):
+                raise ValueError
+            start = 0
+            for query_id, group in itertools.groupby(words[::num_columns]):
+                stop = start + sum(1 for _ in group)
+                run.setdefault(query_id, {}).update(zip(doc_ids[start:stop], scores[start:stop], strict=True))
+                start = stop
+            num_rows += len(scores)
+    return run, num_rows
+
+
+def _words(block: bytes, num_columns: int) -> list[str]:
+    """The words of whole lines, one list for all; ValueError unless every line that isn't blank has `num_columns`."""
+    if block.isascii() and not any(separator in block for separator in _SEPARATORS_OF_STR_SPLIT):
+        words = block.decode().split()
+    else:
+        words = [word.decode() for word in block.split()]
+    num_lines = block.count(b"\n") + (not block.endswith(b"\n"))
+    # The right number in sum and one word in all second columns (Q0): no line lacks what another has too many.
+    plainly_right = num_columns == 6 and len(words) == 6 * num_lines and len(set(words[1::6])) == 1
+    if not plainly_right and any(len(line.split()) not in (0, num_columns) for line in block.split(b"\n")):
+        raise ValueError
+    return words
+
+
+def _run_error(path: str | os.PathLike[str], num_columns: int) -> BadDataError:
+    """The error for the first bad line of a run that the quick reader gave up on."""
+    name, layout = os.fspath(path), "6 columns (query_id Q0 doc_id rank score tag)"
+    if num_columns == 3:
+        layout = "3 columns (query_id doc_id rank)"
+    elif num_columns != 6:
+        layout += " or 3 (query_id doc_id rank)"
+    seen: dict[tuple[bytes, bytes], int] = {}
+    with _open(path) as file:
+        for number, line in enumerate(file, 1):
+            columns = line.split()
+            if not columns:
+                continue
+            if num_columns not in (3, 6) or len(columns) != num_columns:
+                return BadDataError(layout, f"{len(columns)} ({_shown(line)})", path=name, line=number)
+            query, doc = (columns[0], columns[2]) if num_columns == 6 else (columns[0], columns[1])
+            try:
+                (query + doc).decode()
+            except UnicodeDecodeError:
+                return BadDataError("UTF-8", _shown(line), "convert the file with iconv", name, number)
+            value = columns[4 if num_columns == 6 else 2]
+            try:
+                fine = abs(float(value)) < _INFINITY if num_columns == 6 else int(value) is not None
+            except ValueError:
+                fine = False
+            if not fine:
+                what = "a finite score" if num_columns == 6 else "a whole number as rank"
+                return BadDataError(what, value.decode(errors="replace"), path=name, line=number)
+            if (query, doc) in seen:
+                return BadDataError(
+                    "each document once for a query",
+                    f"document {doc.decode()} of query {query.decode()} also in line {seen[query, doc]}",
+                    "keep one of them",
+                    name,
+                    number,
+                )
+            seen[query, doc] = number
+    return BadDataError(layout, "a file that changed while it was read", "read it again", name)
+
+
+def write_run(path: str | os.PathLike[str], run: Run, tag: str = "rankdistill") -> None:
+    """Writes a TREC run of six columns, atomically; ranks count from 1 in the order of `records.ranked`.
+
+    Scores are written so that `read_run` gives back the same floats.
+
+    Args:
+        path: the file; gzip if its name ends in `.gz`.
+        run: query_id -> doc_id -> score; queries keep the dictionary's order.
+        tag: the name of the system, without white space.
+
+    Raises:
+        ValueError: an id or the tag is empty or holds white space, or a score isn't finite.
+    """
+    _check_id("tag", tag)
+    with _replacing(path) as file:
+        for query_id, scores in run.items():
+            _check_id("query_id", query_id)
+            lines = []
+            for rank, (doc_id, score) in enumerate(ranked(scores), 1):
+                _check_id("doc_id", doc_id)
+                value = float(score)
+                if not -_INFINITY < value < _INFINITY:
+                    raise ValueError(f"expected finite scores, found {value} for query {query_id}, document {doc_id}")
+                lines.append(f"{query_id} Q0 {doc_id} {rank} {value!r} {tag}\n")
+            file.write("".join(lines).encode())
+
+
+def read_qrels(path: str | os.PathLike[str]) -> Qrels:
+    """Reads judgements: TREC's four columns (`query_id 0 doc_id relevance`) or BEIR's three with their header.
+
+    Args:
+        path: a file; gzip if its name ends in `.gz`.
+
+    Returns:
+        query_id -> doc_id -> relevance, in the order of the file.
+
+    Raises:
+        BadDataError: a line has another number of columns, a relevance that isn't a whole number, invalid UTF-8, or
+            judges a pair a second time and differently; with file and line. Or the archive is cut off.
+    """
+    name = os.fspath(path)
+    qrels: Qrels = {}
+    with _open(path) as file:
+        first = file.readline()
+        beir = first.split() == _BEIR_HEADER
+        layout = "3 columns (query-id corpus-id score)" if beir else "4 columns (query_id 0 doc_id relevance)"
+        if not beir and first:
+            file.seek(0)
+        for number, line in enumerate(file, 2 if beir else 1):
+            columns = line.split()
+            if not columns:
+                continue
+            if len(columns) != (3 if beir else 4):
+                raise BadDataError(layout, f"{len(columns)} ({_shown(line)})", path=name, line=number)
+            try:
+                query_id, doc_id = columns[0].decode(), columns[-2].decode()
+            except UnicodeDecodeError:
+                raise BadDataError("UTF-8", _shown(line), "convert the file with iconv", name, number) from None
+            try:
+                relevance = int(columns[-1])
+            except ValueError:
+                raise BadDataError("a whole number as relevance", _shown(line), path=name, line=number) from None
+            judged = qrels.setdefault(query_id, {})
+            if judged.setdefault(doc_id, relevance) != relevance:
+                found = f"{judged[doc_id]} and {relevance} for query {query_id}, document {doc_id}"
+                raise BadDataError("one relevance for a pair", found, "keep one of them", name, number)
+    return qrels
+
+
+def write_qrels(path: str | os.PathLike[str], qrels: Qrels, layout: Literal["trec", "beir"] = "trec") -> None:
+    """Writes judgements, atomically, in TREC's four columns or BEIR's three with a header.
+
+    Raises:
+        ValueError: an id is empty or holds white space.
+    """
+    with _replacing(path) as file:
+        if layout == "beir":
+            file.write(b"\t".join(_BEIR_HEADER) + b"\n")
+        for query_id, judged in qrels.items():
+            _check_id("query_id", query_id)
+            for doc_id, relevance in judged.items():
+                _check_id("doc_id", doc_id)
+                columns = (
+                    (query_id, doc_id, str(relevance)) if layout == "beir" else (query_id, "0", doc_id, str(relevance))
+                )
+                file.write(("\t".join(columns) if layout == "beir" else " ".join(columns)).encode() + b"\n")
+
+
+@contextmanager
+def _open(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    name = os.fspath(path)
+    try:
+        with gzip.open(path, "rb") if name.endswith(".gz") else open(path, "rb") as file:
+            yield cast(IO[bytes], file)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise BadDataError("a whole gzip file", str(error), "fetch or write it again", name) from error
+
+
+@contextmanager
+def _replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """A file that takes its name only when all of it is written, so that a torn one is never found under it."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # The process id keeps two writers of one target apart; the suffix decides about gzip, so it stays the last.
+    temporary = target.with_name(f".{os.getpid()}.{target.name}")
+    try:
+        # mtime=0: the same run gives the same bytes.
+        with gzip.GzipFile(temporary, "wb", mtime=0) if target.suffix == ".gz" else open(temporary, "wb") as file:
+            yield cast(IO[bytes], file)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _check_id(what: str, value: str) -> None:
+    # Other white space (a no-break space, say) is part of an id to all readers of TREC files that split as C does.
+    if not value or any(character in value for character in " \t\n\v\f\r"):
+        raise ValueError(f"expected a {what} without white space, found {value!r}; TREC files part columns by it")
+
+
+def _shown(line: bytes) -> str:
+    text = line.rstrip(b"\r\n").decode(errors="replace")
+    return repr(text if len(text) <= 80 else text[:77] + "...")
