@@ -1,24 +1,29 @@
-"""Loads an encoder body of transformers, whole or its first layers only."""
+"""Loads bodies of transformers, whole or their first layers only, and never with a weight left random unnoticed."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
+from transformers.utils import logging as transformers_logging
 
-__all__ = ["config_with_layers", "load_tokenizer", "weights_fingerprint"]
+from rankdistill.errors import BadDataError
+
+__all__ = ["config_with_layers", "load_tokenizer", "load_weights", "weights_fingerprint"]
 
 
-def config_with_layers(path: str, num_layers: int | None, **overrides: Any) -> PretrainedConfig:
+def config_with_layers(path: str, num_layers: int | None) -> PretrainedConfig:
     """The config at `path`, cut to its first `num_layers` layers (None keeps all).
 
     Raises:
         ValueError: if the model hasn't that many layers.
     """
-    config = AutoConfig.from_pretrained(path, **overrides)
+    config = AutoConfig.from_pretrained(path)
     if num_layers is not None:
         depth = int(config.num_hidden_layers)
         if not 1 <= num_layers <= depth:
@@ -30,13 +35,47 @@ def config_with_layers(path: str, num_layers: int | None, **overrides: Any) -> P
     return config
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    # transformers prints a table of the weights it left out. Layers that were cut off on purpose aren't news, and
+    # what would be (weights left random) is checked below.
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def load_weights(auto_class: Any, path: str, config: PretrainedConfig, may_be_new: tuple[str, ...] = ()) -> nn.Module:
+    """`auto_class.from_pretrained` in float32 that refuses a checkpoint which lacks weights.
+
+    Args:
+        may_be_new: parts of names of weights that may start random.
+
+    Raises:
+        BadDataError: if other weights are missing.
+    """
+    with _quiet():
+        model, report = auto_class.from_pretrained(path, config=config, dtype=torch.float32, output_loading_info=True)
+    missing = sorted(name for name in report["missing_keys"] if not any(part in name for part in may_be_new))
+    if missing:
+        found = f"{len(missing)} missing (first: {missing[0]})"
+        raise BadDataError("all weights that config.json speaks of", found, "save the checkpoint again, whole", path)
+    body: nn.Module = model
+    return body
+
+
 def load_tokenizer(path: str) -> Any:
     """The fast tokenizer at `path`.
 
     Raises:
         ValueError: if the model has no fast (Rust) tokenizer; token stores need one.
     """
-    tokenizer = AutoTokenizer.from_pretrained(path, use_fast=True)
+    tokenizer = AutoTokenizer.from_pretrained(path)
     if not tokenizer.is_fast:
         raise ValueError(f"{path} has no fast tokenizer (tokenizer.json); convert it with transformers first")
     return tokenizer
@@ -47,5 +86,5 @@ def weights_fingerprint(module: nn.Module, extra: str = "") -> str:
     digest = hashlib.sha256(extra.encode())
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

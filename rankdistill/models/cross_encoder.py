@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
 from rankdistill.errors import BadDataError
-from rankdistill.models.backbone import config_with_layers, load_tokenizer, weights_fingerprint
+from rankdistill.models.backbone import config_with_layers, load_tokenizer, load_weights, weights_fingerprint
 from rankdistill.models.dot import resolve
 from rankdistill.models.precision import choose_device
 
@@ -85,7 +85,8 @@ class CrossEncoderModel(nn.Module):
         if classifies and config.num_labels != 1:
             raise BadDataError("a model with one output", f"{config.num_labels} outputs", "pick a ranker", str(path))
         config.num_labels = 1
-        classifier = AutoModelForSequenceClassification.from_pretrained(str(path), config=config, dtype=torch.float32)
+        head = ("classifier", "pre_classifier", "pooler", "head", "score") if new_head else ()
+        classifier = load_weights(AutoModelForSequenceClassification, str(path), config, may_be_new=head)
         tokenizer = load_tokenizer(str(path))
         stated = min(int(tokenizer.model_max_length), int(getattr(config, "max_position_embeddings", 512)), 512)
         model = cls(classifier, tokenizer, max_length=max_length or stated)

@@ -19,7 +19,7 @@ from torch.nn import functional
 from transformers import AutoModel
 
 from rankdistill.errors import BadDataError
-from rankdistill.models.backbone import config_with_layers, load_tokenizer, weights_fingerprint
+from rankdistill.models.backbone import config_with_layers, load_tokenizer, load_weights, weights_fingerprint
 from rankdistill.models.precision import choose_device
 
 __all__ = ["DotModel", "Pooling", "resolve"]
@@ -144,7 +144,8 @@ class DotModel(nn.Module):
         stored = _read_layout(path)
         body = path / stored["transformer"]
         config = config_with_layers(str(body), num_layers)
-        encoder = AutoModel.from_pretrained(str(body), config=config, dtype=torch.float32)
+        # The pooler takes no part in the score, and many checkpoints come without one.
+        encoder = load_weights(AutoModel, str(body), config, may_be_new=("pooler",))
         tokenizer = load_tokenizer(str(body))
         projection: nn.Linear | None = None
         if projection_dim is not None:

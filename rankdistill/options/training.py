@@ -1,0 +1,190 @@
+"""Options of the `train` commands: the one place where each is named, typed, defaulted and explained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+__all__ = ["LOSS_TERMS", "MarginMSEOptions", "TeacherOptions", "TrainingOptions"]
+
+LOSS_TERMS = (
+    "margin-mse",
+    "margin-mse-all-pairs",
+    "kl",
+    "in-batch-margin-mse",
+    "in-batch-kl",
+    "infonce",
+    "ranknet",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """What every training has."""
+
+    collection: str
+    """Documents and queries: a BEIR folder, an MS MARCO folder, an ir_datasets id, or hf:NAME."""
+
+    init: str
+    """Encoder to start from: a folder or hub id of any HF encoder, or of a SentenceTransformer."""
+
+    output_dir: Path
+    """Folder of the run: config.json, model/, checkpoints/, logs/ (TensorBoard), metrics.json."""
+
+    num_layers: int | None = None
+    """Keep the first layers of --init only; all of them by default."""
+
+    num_epochs: float = 1.0
+    """Passes over the rows."""
+
+    max_steps: int = -1
+    """Stop after this many steps, whatever --num-epochs says; -1 leaves it to the epochs."""
+
+    batch_size: int = 32
+    """Rows a step, on each process."""
+
+    learning_rate: float = 1e-4
+    """Peak learning rate of AdamW. 1e-4 suits students of 1 to 6 narrow layers; the paper took 7e-6 for DistilBERT."""
+
+    warmup_ratio: float = 0.1
+    """Share of the steps over which the learning rate rises from 0."""
+
+    lr_scheduler: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
+    """How the learning rate falls after the warm-up."""
+
+    weight_decay: float = 0.0
+    """Weight decay of AdamW."""
+
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm; 0 doesn't clip."""
+
+    seed: int = 42
+    """Decides the order of rows, dropout and new weights."""
+
+    window_batches: int = 16
+    """Rows are shuffled globally, then grouped by length inside windows of this many batches to save padding; 1 doesn't group."""
+
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of matrix products; auto measures which is faster on this machine."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train."""
+
+    num_workers: int = 0
+    """Processes that assemble batches; assembly takes microseconds, so 0 is usually best."""
+
+    logging_steps: int = 10
+    """Loss terms are logged every so many steps."""
+
+    save_steps: int = 500
+    """A checkpoint to resume from is written every so many steps (with validation: every --eval-steps)."""
+
+    keep_checkpoints: int = 2
+    """How many checkpoints are kept."""
+
+    resume: bool = False
+    """Go on from the last whole checkpoint in --output-dir; starts afresh if there is none."""
+
+    overwrite: bool = False
+    """Delete what an earlier run left in --output-dir."""
+
+    on_missing: Literal["error", "skip"] = "error"
+    """Rows whose ids the collection lacks: an error, or left out and counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarginMSEOptions(TrainingOptions):
+    """Train a student from teacher scores."""
+
+    scores: tuple[str, ...]
+    """Teacher score file(s) in a published format (5-column ids or text, margins, n-way JSON lines; plain, .gz or .zst), a glob, or a compiled store."""
+
+    student: Literal["dot"] = "dot"
+    """Architecture of the student."""
+
+    pooling: Literal["mean", "cls"] = "mean"
+    """How token states become one vector."""
+
+    projection_dim: int | None = None
+    """Add a linear projection to this width; none by default."""
+
+    query_max_length: int = 32
+    """Tokens of a query that are read, specials included (the paper: 30)."""
+
+    doc_max_length: int = 200
+    """Tokens of a document that are read, specials included (the paper: 200)."""
+
+    loss: tuple[str, ...] = ("margin-mse", "infonce")
+    """Loss terms as NAME or NAME:WEIGHT. From the file's scores: margin-mse (the paper's; doc 0 against each other one), margin-mse-all-pairs, kl. From labels (doc 0 is relevant): infonce (against all docs of the batch), ranknet. From --in-batch-teacher: in-batch-margin-mse, in-batch-kl."""
+
+    temperature: float = 1.0
+    """Divides the student's scores in kl, in-batch-kl and infonce."""
+
+    in_batch_teacher: str | None = None
+    """A dense teacher (SentenceTransformer) whose scores of every query with every doc of the batch come from cached vectors."""
+
+    in_batch_scale: float = 20.0
+    """Multiplies the dense teacher's scores (cosines, mostly), so that their spread suits dot products."""
+
+    dev_collection: str | None = None
+    """Collection of the validation queries; --collection by default."""
+
+    dev_split: str | None = None
+    """Validate on this split of the qrels; no validation by default."""
+
+    dev_queries: int = 200
+    """At most this many validation queries, evenly taken from the split."""
+
+    dev_mode: Literal["retrieve", "rerank"] = "retrieve"
+    """Validate by searching all documents, or by re-ranking BM25's first --dev-depth."""
+
+    dev_depth: int = 100
+    """Documents a query for --dev-mode rerank."""
+
+    eval_steps: int = 500
+    """Validate every so many steps."""
+
+    metric: str = "nDCG@10"
+    """Measure that decides which checkpoint is best (nDCG@10 and RR@10 are always shown)."""
+
+    patience: int = 0
+    """Stop after so many validations without a better one; 0 never stops early."""
+
+    format: Literal["auto", "ids", "text", "margin", "nway"] = "auto"
+    """Format of the score files; auto looks at the first rows."""
+
+    on_bad_row: Literal["error", "skip"] = "error"
+    """Malformed rows of the score files: an error, or left out and counted by kind."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherOptions(TrainingOptions):
+    """Train a cross-encoder teacher from triples, or from qrels and negatives."""
+
+    triples: str | None = None
+    """File of query_id, positive_id, negative_id (tab-separated, no header); without it --split and negatives are used."""
+
+    split: str = "train"
+    """Qrels whose relevant documents are the positives."""
+
+    negatives: str = "bm25"
+    """bm25, or a TREC run file: negatives are drawn from its ranking, leaving out relevant documents."""
+
+    num_negatives: int = 2
+    """Triples made for each relevant document."""
+
+    negative_depth: int = 30
+    """Negatives are drawn from this many first ranks."""
+
+    max_length: int = 230
+    """Tokens of a pair that are read, specials included (the paper: 30 + 200)."""
+
+    loss: Literal["ranknet", "bce"] = "ranknet"
+    """ranknet: cross-entropy on score differences (the paper's); bce: each document by itself."""
+
+    batch_size: int = 16
+    """Triples a step, on each process."""
+
+    learning_rate: float = 5e-5
+    """Peak learning rate of AdamW."""

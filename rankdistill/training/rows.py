@@ -1,0 +1,225 @@
+"""From rows (a query, its docs, their teacher scores) to batches of token ids: the trainer's batch sources."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rankdistill.data.batches import BatchPlan
+from rankdistill.data.tokens import TokenStore, pair_batch
+from rankdistill.errors import MissingIdsError
+from rankdistill.formats.collection import Collection
+
+__all__ = ["CrossSource", "DenseTeacher", "DotSource", "MemoryRows", "Placed", "Rows", "place"]
+
+Array = NDArray[Any]
+
+
+class Rows(Protocol):
+    """Rows of (query, N docs, N scores), by dense indices. A `ScoreStore` is one."""
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows there are."""
+        ...
+
+    @property
+    def query_ids(self) -> Sequence[str]:
+        """Id of each query index."""
+        ...
+
+    @property
+    def doc_ids(self) -> Sequence[str]:
+        """Id of each doc index."""
+        ...
+
+    def gather(self, rows: Array) -> tuple[Array, Array, Array]:
+        """Query indices [B], doc indices [B, N] and scores [B, N] of the rows."""
+        ...
+
+
+@dataclass(frozen=True)
+class MemoryRows:
+    """Rows in memory: for triples that come from labels, not from a file of scores."""
+
+    query_ids: Sequence[str]
+    doc_ids: Sequence[str]
+    queries_R: Array
+    docs_RN: Array
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows there are."""
+        return len(self.queries_R)
+
+    def gather(self, rows: Array) -> tuple[Array, Array, Array]:
+        """As `Rows.gather`; there are no scores, so they are 0."""
+        docs_BN = self.docs_RN[rows]
+        return self.queries_R[rows], docs_BN, np.zeros(docs_BN.shape, np.float32)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Rows whose ids have been found in a collection.
+
+    Attributes:
+        rows: as given.
+        query_rows: row of the collection for each query index.
+        doc_rows: the same for docs.
+        kept: indices of the usable rows, or None for all.
+    """
+
+    rows: Rows
+    query_rows: Array
+    doc_rows: Array
+    kept: Array | None
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows are usable."""
+        return self.rows.num_rows if self.kept is None else len(self.kept)
+
+    def gather(self, positions: Array) -> tuple[Array, Array, Array]:
+        """Collection rows of the queries [B] and docs [B, N], and the scores [B, N]."""
+        queries_B, docs_BN, scores_BN = self.rows.gather(positions if self.kept is None else self.kept[positions])
+        return self.query_rows[queries_B], self.doc_rows[docs_BN], scores_BN
+
+
+def place(rows: Rows, collection: Collection, *, on_missing: str = "error") -> Placed:
+    """Finds every id of `rows` in the collection.
+
+    Args:
+        on_missing: "error", or "skip" to leave out rows that name an unknown id (`rows.num_rows - placed.num_rows` of them).
+
+    Raises:
+        MissingIdsError: if ids are missing and that isn't to be skipped, or if no row is left.
+    """
+    query_rows, doc_rows = collection.query_rows(rows.query_ids), collection.doc_rows(rows.doc_ids)
+    kept: Array | None = None
+    for noun, found, ids in (("queries", query_rows, rows.query_ids), ("documents", doc_rows, rows.doc_ids)):
+        absent = np.flatnonzero(found < 0)
+        if len(absent) and on_missing == "error":
+            names = tuple(ids[int(i)] for i in absent[:100])
+            raise MissingIdsError(
+                f"all {len(found):,} {noun} of the rows in the collection {collection.name}",
+                f'{len(absent):,} that are not there (first: "{names[0]}")',
+                'pass --on-missing skip (on_missing="skip") to leave their rows out',
+                missing=names,
+            )
+    if (query_rows < 0).any() or (doc_rows < 0).any():
+        usable = []
+        for start in range(0, rows.num_rows, 1 << 20):
+            block = np.arange(start, min(start + (1 << 20), rows.num_rows))
+            queries_B, docs_BN, _ = rows.gather(block)
+            usable.append(block[(query_rows[queries_B] >= 0) & (doc_rows[docs_BN] >= 0).all(1)])
+        kept = np.concatenate(usable)
+        if not len(kept):
+            raise MissingIdsError("rows whose ids are in the collection", "none", "is this the right collection?")
+    return Placed(rows, query_rows, doc_rows, kept)
+
+
+@dataclass(frozen=True)
+class DenseTeacher:
+    """A dense teacher's cached vectors, by collection row: its scores of a whole batch cost one product."""
+
+    queries: Array
+    docs: Array
+    scale: float
+
+    def scores(self, query_rows_B: Array, doc_rows_M: Array) -> Array:
+        """Scores [B, M] of every query with every doc."""
+        left, right = np.asarray(self.queries[query_rows_B]), np.asarray(self.docs[doc_rows_M])
+        product: Array = (left @ right.T).astype(np.float32) * np.float32(self.scale)
+        return product
+
+
+class _Source:
+    """What both sources share: which rows a step has."""
+
+    def __init__(self, placed: Placed, plan: BatchPlan) -> None:
+        self.placed, self.plan = placed, plan
+        self.num_steps, self.num_rows = plan.num_steps, placed.num_rows
+
+
+class DotSource(_Source):
+    """Batches for models that encode queries and docs apart.
+
+    A doc that several rows of a batch share is encoded once: `doc_ids` holds the M distinct docs of the batch, and
+    `doc_columns` [B, N] says which of them are the docs of each row.
+    """
+
+    def __init__(
+        self, placed: Placed, plan: BatchPlan, queries: TokenStore, docs: TokenStore, pad_id: int, teacher: DenseTeacher | None
+    ) -> None:
+        super().__init__(placed, plan)
+        self.queries, self.docs, self.pad_id, self.teacher = queries, docs, pad_id, teacher
+        # Which (query, doc) are known to be relevant: they mustn't count as each other's negatives in the batch.
+        self._num_docs = 1 + int(placed.doc_rows.max(initial=0))
+        self._relevant = self._known_pairs()
+
+    def _known_pairs(self) -> Array:
+        parts = [np.zeros(0, np.int64)]
+        for start in range(0, self.placed.num_rows, 1 << 20):
+            block = np.arange(start, min(start + (1 << 20), self.placed.num_rows))
+            query_rows_B, doc_rows_BN, _ = self.placed.gather(block)
+            parts.append(np.unique(query_rows_B.astype(np.int64) * self._num_docs + doc_rows_BN[:, 0]))
+        return np.unique(np.concatenate(parts))
+
+    def __call__(self, epoch: int, step: int) -> Mapping[str, Array]:
+        """Arrays: query_ids/query_mask [B, L], doc_ids/doc_mask [M, L], doc_columns [B, N], teacher_scores [B, N],
+        negatives [B, M] (0 where a doc is another relevant one of the query), in_batch_scores [B, M] with a dense teacher."""
+        query_rows_B, doc_rows_BN, scores_BN = self.placed.gather(self.plan.rows(epoch, step))
+        doc_rows_M, columns = np.unique(doc_rows_BN, return_inverse=True)
+        columns_BN = columns.reshape(doc_rows_BN.shape)
+        pairs_BM = query_rows_B[:, None].astype(np.int64) * self._num_docs + doc_rows_M[None, :]
+        at = np.searchsorted(self._relevant, pairs_BM).clip(max=len(self._relevant) - 1)
+        negatives_BM = self._relevant[at] != pairs_BM
+        np.put_along_axis(negatives_BM, columns_BN[:, :1], True, axis=1)
+        query_ids, query_mask = self.queries.batch(query_rows_B, self.pad_id)
+        doc_ids, doc_mask = self.docs.batch(doc_rows_M, self.pad_id)
+        batch = {
+            "query_ids": query_ids,
+            "query_mask": query_mask,
+            "doc_ids": doc_ids,
+            "doc_mask": doc_mask,
+            "doc_columns": columns_BN.astype(np.int64),
+            "teacher_scores": scores_BN,
+            "negatives": negatives_BM,
+        }
+        if self.teacher is not None:
+            batch["in_batch_scores"] = self.teacher.scores(query_rows_B, doc_rows_M)
+        return batch
+
+
+class CrossSource(_Source):
+    """Batches for models that read query and doc together: B rows of N docs become B x N pairs, padded once."""
+
+    def __init__(
+        self,
+        placed: Placed,
+        plan: BatchPlan,
+        queries: TokenStore,
+        docs: TokenStore,
+        *,
+        max_length: int,
+        pad_id: int,
+        joiner: Sequence[int],
+        with_types: bool,
+    ) -> None:
+        super().__init__(placed, plan)
+        self.queries, self.docs = queries, docs
+        self.max_length, self.pad_id, self.joiner, self.with_types = max_length, pad_id, joiner, with_types
+
+    def __call__(self, epoch: int, step: int) -> Mapping[str, Array]:
+        """Arrays: input_ids/attention_mask[/token_type_ids] [B*N, L], teacher_scores [B, N]."""
+        query_rows_B, doc_rows_BN, scores_BN = self.placed.gather(self.plan.rows(epoch, step))
+        query_rows = np.repeat(query_rows_B, doc_rows_BN.shape[1])
+        ids, mask, types = pair_batch(
+            self.queries, query_rows, self.docs, doc_rows_BN.reshape(-1), self.max_length, self.pad_id, joiner=self.joiner
+        )
+        batch = {"input_ids": ids, "attention_mask": mask, "teacher_scores": scores_BN}
+        return batch | {"token_type_ids": types} if self.with_types else batch

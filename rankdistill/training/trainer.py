@@ -1,0 +1,192 @@
+"""The one trainer: transformers.Trainer, with a loss made of named terms and batches found by (epoch, step).
+
+A method hands over two functions: `batches(epoch, step)`, which makes one batch, and `objective(model, batch)`, which
+gives the loss terms. Since a batch is a function of its place, resuming seeks: no data is read to be skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+__all__ = ["Batch", "BatchSource", "Checkpointable", "DistillationTrainer", "Objective", "last_checkpoint"]
+
+Batch = Mapping[str, Tensor]
+Objective = Callable[[nn.Module, Batch], dict[str, Tensor]]
+"""Gives the loss terms by name, each already weighted; the loss is their sum."""
+
+
+class BatchSource(Protocol):
+    """Batches as a function of (epoch, step)."""
+
+    num_steps: int
+    """Steps an epoch, on each process."""
+
+    num_rows: int
+    """Rows an epoch, over all processes."""
+
+    def __call__(self, epoch: int, step: int) -> Mapping[str, np.ndarray[Any, Any]]:
+        """The batch of one step of one epoch, for this process."""
+        ...
+
+
+class Checkpointable(Protocol):
+    """A model that writes a folder and reads it back."""
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Writes a folder."""
+        ...
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path) -> nn.Module:
+        """Reads it back."""
+        ...
+
+
+class _Steps(Dataset[dict[str, Tensor]]):
+    """A data set whose items are whole batches, under the key (epoch, step)."""
+
+    def __init__(self, source: BatchSource) -> None:
+        self.source = source
+
+    def __len__(self) -> int:
+        return self.source.num_rows
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
+        return {name: torch.from_numpy(array) for name, array in self.source(*key).items()}
+
+
+class _StepSampler(Sampler[list[tuple[int, int]]]):
+    """Yields the keys of an epoch, one a batch. Skipping keys costs nothing, so the Trainer's own resume is a seek."""
+
+    def __init__(self, num_steps: int) -> None:
+        self.num_steps, self.epoch = num_steps, 0
+
+    @property
+    def batch_sampler(self) -> _StepSampler:
+        """The Trainer hands the epoch to `loader.batch_sampler.batch_sampler`, as accelerate wraps samplers; we aren't wrapped."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.num_steps
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return ([(self.epoch, step)] for step in range(self.num_steps))
+
+
+def _only(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    (item,) = items
+    return item
+
+
+class DistillationTrainer(Trainer):
+    """Trains `model` on `source` by `objective`, logging each term by its name.
+
+    Args:
+        validate: gives measures by name; called where the arguments say to evaluate.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: TrainingArguments,
+        *,
+        source: BatchSource,
+        objective: Objective,
+        validate: Callable[[nn.Module], dict[str, float]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._source, self._objective, self._validate = source, objective, validate
+        self._term_sums: dict[str, float] = {}
+        self._term_count = 0
+        # The Trainer asks for an eval data set when it's told to evaluate; ours is behind `validate`.
+        super().__init__(model, args, train_dataset=_Steps(source), eval_dataset={} if validate else None, **kwargs)
+        self.model_accepts_loss_kwargs = False
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Whole batches under (epoch, step); not handed to accelerate, since the source splits rows over ranks itself."""
+        return DataLoader(
+            _Steps(self._source),
+            batch_sampler=_StepSampler(self._source.num_steps),
+            collate_fn=_only,
+            num_workers=self.args.dataloader_num_workers,
+            persistent_workers=self.args.dataloader_num_workers > 0,
+            pin_memory=self.args.device.type == "cuda",
+            # Its own generator, or making an iterator would draw from the global one and shift dropout.
+            generator=torch.Generator().manual_seed(0),
+        )
+
+    def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
+        """The sum of the objective's terms."""
+        terms = self._objective(model, inputs)
+        loss = torch.stack(list(terms.values())).sum()
+        for name, term in terms.items():
+            self._term_sums[name] = self._term_sums.get(name, 0.0) + float(term.detach())
+        self._term_count += 1
+        return (loss, {}) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the mean of each term since the last log."""
+        if "loss" in logs and self._term_count:
+            logs |= {f"loss/{name}": total / self._term_count for name, total in self._term_sums.items()}
+            self._term_sums, self._term_count = {}, 0
+        super().log(logs, start_time)
+
+    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """Measures of the dev set, as `eval_<measure>`."""
+        assert self._validate is not None
+        model: nn.Module = self.accelerator.unwrap_model(self.model)
+        was_training = model.training
+        model.eval()
+        try:
+            measures = {f"{metric_key_prefix}_{name}": value for name, value in self._validate(model).items()}
+        finally:
+            model.train(was_training)
+        self.log(measures)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, measures)
+        return measures
+
+    # The three places where the Trainer would write or read a bare state dict: ours are folders that the ecosystem loads.
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        model: Any = self.accelerator.unwrap_model(self.model)
+        model.save_pretrained(output_dir or self.args.output_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        target: Any = self.accelerator.unwrap_model(self.model)
+        stored: nn.Module = type(target).from_pretrained(resume_from_checkpoint, device="cpu")
+        target.load_state_dict(stored.state_dict())
+
+    def _load_best_model(self) -> None:
+        assert self.state.best_model_checkpoint is not None
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint in `folder`. One that a kill tore is deleted: the trainer state, written last, tells.
+
+    Returns:
+        None if there is none.
+    """
+    whole: dict[int, Path] = {}
+    for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            shutil.rmtree(path)
+        else:
+            whole[int(path.name.rsplit("-", 1)[1])] = path
+    return whole[max(whole)] if whole else None
