@@ -1,0 +1,54 @@
+"""Training triples by id: query_id, positive_id, negative_id, tab-separated, no header (MS MARCO's `qidpidtriples` form)."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from rankdistill.errors import BadDataError
+
+__all__ = ["Triple", "read_triples", "write_triples"]
+
+
+class Triple(NamedTuple):
+    """A query, a relevant doc and another."""
+
+    query_id: str
+    positive_id: str
+    negative_id: str
+
+
+def _open(path: str | os.PathLike[str], mode: str) -> IO[str]:
+    opener = gzip.open if str(path).endswith(".gz") else open
+    return opener(path, mode + "t", encoding="utf-8", newline="\n")  # type: ignore[operator,no-any-return]
+
+
+def read_triples(path: str | os.PathLike[str]) -> list[Triple]:
+    """Reads a file of triples, plain or .gz.
+
+    Raises:
+        BadDataError: for a row without three non-empty columns, or an empty file.
+    """
+    triples = []
+    with _open(path, "r") as lines:
+        for number, line in enumerate(lines, 1):
+            columns = line.rstrip("\r\n").split("\t")
+            if len(columns) != 3 or not all(columns):
+                found = f"{len(columns)} ({line[:60]!r})"
+                remedy = "write query_id, positive_id, negative_id"
+                raise BadDataError("3 tab-separated, non-empty columns", found, remedy, str(path), number)
+            triples.append(Triple(*columns))
+    if not triples:
+        raise BadDataError("at least one triple", "an empty file", "make triples with `rankdistill triples`", str(path))
+    return triples
+
+
+def write_triples(path: str | os.PathLike[str], triples: Iterable[Triple]) -> None:
+    """Writes a file of triples, whole or not at all; compressed if its name ends in .gz."""
+    temporary = Path(f"{path}.tmp{'.gz' if str(path).endswith('.gz') else ''}")
+    with _open(temporary, "w") as file:
+        file.writelines("\t".join(triple) + "\n" for triple in triples)
+    os.replace(temporary, path)

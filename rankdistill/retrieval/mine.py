@@ -1,0 +1,56 @@
+"""Draws negatives from a ranking, to make triples out of judgements."""
+
+from __future__ import annotations
+
+import random
+
+from rankdistill.formats.collection import Collection, open_collection
+from rankdistill.formats.trec import read_run
+from rankdistill.formats.triples import Triple, write_triples
+from rankdistill.options.scoring import TriplesOptions
+from rankdistill.records import Qrels, Run, ranked
+from rankdistill.retrieval.bm25 import bm25_search
+
+__all__ = ["draw_triples", "make_triples", "negatives_run"]
+
+
+def negatives_run(collection: Collection, qrels: Qrels, negatives: str, depth: int) -> Run:
+    """The ranking that negatives are drawn from: `negatives` is "bm25", or the path of a TREC run."""
+    if negatives == "bm25":
+        return bm25_search(collection, list(qrels), depth)
+    return read_run(negatives)
+
+
+def draw_triples(qrels: Qrels, run: Run, *, num_negatives: int, depth: int, seed: int) -> list[Triple]:
+    """For every relevant doc, `num_negatives` different docs that aren't relevant, drawn from the first `depth` ranks.
+
+    Fewer where the ranking holds fewer; none for queries that the run lacks.
+
+    Returns:
+        Triples, grouped by query in the order of `qrels`.
+    """
+    # A generator a query: which negatives a query gets doesn't depend on which other queries there are.
+    triples = []
+    for query_id, judged in qrels.items():
+        relevant = sorted(doc_id for doc_id, grade in judged.items() if grade > 0)
+        others = [doc_id for doc_id, _ in ranked(run.get(query_id, {}), depth) if judged.get(doc_id, 0) <= 0]
+        draw = random.Random(f"{seed} {query_id}")
+        for positive in relevant:
+            chosen = draw.sample(others, min(num_negatives, len(others)))
+            triples += [Triple(query_id, positive, negative) for negative in chosen]
+    return triples
+
+
+def make_triples(options: TriplesOptions) -> list[Triple]:
+    """The `rankdistill triples` command: judgements and a ranking in, a file of triples out."""
+    collection = open_collection(options.collection)
+    qrels = collection.qrels(options.split)
+    run = negatives_run(collection, qrels, options.negatives, options.depth)
+    triples = draw_triples(
+        qrels, run, num_negatives=options.num_negatives, depth=options.depth, seed=options.seed
+    )
+    if options.max_triples is not None:
+        random.Random(options.seed).shuffle(triples)
+        triples = triples[: options.max_triples]
+    write_triples(options.output, triples)
+    return triples

@@ -1,0 +1,204 @@
+"""A teacher scores triples or candidates: each pair once, sorted by length, resumable.
+
+The pairs are cut into chunks that don't depend on where an earlier run was stopped. So the scores, down to the last bit, and
+the file are the same as those of an uninterrupted run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from rankdistill.errors import BadStoreError
+from rankdistill.formats.collection import Collection, collection_from_texts, open_collection
+from rankdistill.formats.scores import write_scores
+from rankdistill.formats.trec import read_run
+from rankdistill.formats.triples import read_triples
+from rankdistill.models.cross_encoder import CrossEncoderModel
+from rankdistill.models.dot import DotModel
+from rankdistill.models.loading import load_model
+from rankdistill.options.scoring import ScoreOptions
+from rankdistill.records import ranked
+from rankdistill.retrieval.bm25 import bm25_scores
+from rankdistill.retrieval.encode import DTypeName, encode_collection, encode_texts, load_vectors
+from rankdistill.retrieval.rerank import score_pairs
+
+__all__ = ["Pair", "score_file", "score_resumably"]
+
+Pair = tuple[str, str]
+"""query_id, doc_id."""
+
+_Scorer = Callable[[Sequence[Pair]], NDArray[np.float32]]
+
+
+def score_file(options: ScoreOptions) -> dict[str, int]:
+    """The `rankdistill score` command.
+
+    Returns:
+        Counts: rows, pairs, and queries left out for want of candidates.
+
+    Raises:
+        ValueError: unless exactly one of triples and candidates is given.
+        MissingIdsError: if they name ids that the collection lacks.
+        BadStoreError: if what an interrupted run left beside the output belongs to another job.
+    """
+    if (options.triples is None) == (options.candidates is None):
+        raise ValueError("expected one of --triples and --candidates")
+    collection = open_collection(options.collection)
+    rows, num_short = _rows(options, collection)
+    # Each pair once; dict.fromkeys keeps the order of the file, so the job is the same on every start.
+    pairs = list(dict.fromkeys((query_id, doc_id) for query_id, doc_ids in rows for doc_id in doc_ids))
+    partial = Path(f"{options.output}.partial")
+    scores = score_resumably(
+        pairs, collection, options.teacher, partial, dtype=options.dtype, device=options.device, chunk=options.chunk_pairs
+    )
+    by_pair = dict(zip(pairs, scores.tolist(), strict=True))
+    labelled = options.triples is not None or options.split is not None
+    relevant = collection.qrels(options.split) if options.split is not None and options.candidates else {}
+    result = []
+    for query_id, doc_ids in rows:
+        scored = [(doc_id, by_pair[query_id, doc_id]) for doc_id in doc_ids]
+        if not labelled or (options.candidates and query_id not in relevant):
+            scored = ranked(dict(scored))
+        result.append((query_id, scored))
+    write_scores(options.output, result, "ids" if options.triples is not None else "nway")
+    shutil.rmtree(partial, ignore_errors=True)
+    return {"rows": len(rows), "pairs": len(pairs), "queries_left_out": num_short}
+
+
+def _rows(options: ScoreOptions, collection: Collection) -> tuple[list[tuple[str, list[str]]], int]:
+    if options.triples is not None:
+        return [(query_id, [positive, negative]) for query_id, positive, negative in read_triples(options.triples)], 0
+    assert options.candidates is not None
+    relevant = collection.qrels(options.split) if options.split is not None else {}
+    rows, num_short = [], 0
+    for query_id, found in read_run(options.candidates).items():
+        positives = [doc_id for doc_id, grade in relevant.get(query_id, {}).items() if grade > 0][:1]
+        doc_ids = list(dict.fromkeys(positives + [doc_id for doc_id, _ in ranked(found)]))[: options.depth]
+        if len(doc_ids) < options.depth:
+            num_short += 1
+        else:
+            rows.append((query_id, doc_ids))
+    return rows, num_short
+
+
+def score_resumably(
+    pairs: Sequence[Pair],
+    collection: Collection,
+    teacher: str,
+    partial: Path,
+    *,
+    dtype: DTypeName = "auto",
+    device: str = "auto",
+    chunk: int = 2048,
+    progress: bool = True,
+) -> NDArray[np.float32]:
+    """Raw scores of distinct pairs, in their order.
+
+    Args:
+        pairs: distinct (query_id, doc_id).
+        collection: their texts.
+        teacher: a model, or "bm25".
+        partial: folder where finished chunks are kept; an interrupted call goes on from there.
+        chunk: pairs between two such points.
+
+    Raises:
+        BadStoreError: if the folder belongs to another job.
+    """
+    query_ids, doc_ids = (list(dict.fromkeys(pair[side] for pair in pairs)) for side in (0, 1))
+    queries = dict(zip(query_ids, collection.query_texts(query_ids), strict=True))
+    docs = dict(zip(doc_ids, collection.doc_texts(doc_ids), strict=True))
+    if teacher == "bm25":
+        return bm25_scores(collection, pairs)
+    model = load_model(teacher, device=device)
+    job = {"teacher": model.fingerprint(), "dtype": dtype, "chunk": chunk, "pairs": _hash_pairs(pairs, queries, docs)}
+    _claim(partial, job)
+    if isinstance(model, DotModel):
+        return _score_dense(model, pairs, queries, docs, partial, dtype, progress)
+    return _score_cross(model, pairs, queries, docs, partial / "scores.f32", dtype, chunk, progress)
+
+
+def _hash_pairs(pairs: Sequence[Pair], queries: dict[str, str], docs: dict[str, str]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for query_id, doc_id in pairs:
+        digest.update(repr((query_id, doc_id)).encode())
+    for texts in (queries, docs):
+        for text in texts.values():
+            digest.update(repr(text).encode())
+    return digest.hexdigest()
+
+
+def _claim(partial: Path, job: dict[str, Any]) -> None:
+    manifest = partial / "job.json"
+    if manifest.is_file():
+        found = json.loads(manifest.read_text(encoding="utf-8"))
+        if found != job:
+            changed = ", ".join(key for key in job if found.get(key) != job[key])
+            raise BadStoreError("the same job as was interrupted", f"another {changed}", f"delete {partial}", str(manifest))
+        return
+    partial.mkdir(parents=True, exist_ok=True)
+    temporary = partial / "job.tmp"
+    temporary.write_text(json.dumps(job) + "\n", encoding="utf-8")
+    os.replace(temporary, manifest)
+
+
+def _score_cross(
+    model: CrossEncoderModel,
+    pairs: Sequence[Pair],
+    queries: dict[str, str],
+    docs: dict[str, str],
+    path: Path,
+    dtype: DTypeName,
+    chunk: int,
+    progress: bool,
+) -> NDArray[np.float32]:
+    # By length in characters, a good enough stand-in for tokens: each chunk is sorted exactly before it's batched.
+    order = sorted(range(len(pairs)), key=lambda i: (len(queries[pairs[i][0]]) + len(docs[pairs[i][1]]), i))
+    done = path.stat().st_size // 4 if path.is_file() else 0
+    done -= done % chunk if done < len(pairs) else 0  # a chunk that a kill tore is done again, whole
+    with path.open("ab") as file, tqdm(total=len(pairs), initial=done, desc="score", unit="pair", disable=not progress) as bar:
+        file.truncate(4 * done)
+        for start in range(done, len(pairs), chunk):
+            part = [pairs[i] for i in order[start : start + chunk]]
+            query_texts, doc_texts = [queries[pair[0]] for pair in part], [docs[pair[1]] for pair in part]
+            values = score_pairs(model, query_texts, doc_texts, dtype=dtype, progress=False)
+            file.write(values.astype("<f4").tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+            bar.update(len(part))
+    scores = np.empty(len(pairs), np.float32)
+    scores[order] = np.fromfile(path, "<f4")
+    return scores
+
+
+def _score_dense(
+    model: DotModel,
+    pairs: Sequence[Pair],
+    queries: dict[str, str],
+    docs: dict[str, str],
+    partial: Path,
+    dtype: DTypeName,
+    progress: bool,
+) -> NDArray[np.float32]:
+    texts = collection_from_texts(docs, queries)
+    encode_collection(model, texts, partial / "docs", shard_size=2000, dtype=dtype, progress=progress)
+    doc_ids, docs_KD = load_vectors(partial / "docs")
+    queries_QD = encode_texts(model, list(queries.values()), kind="query", dtype=dtype, progress=progress)
+    query_at = {query_id: row for row, query_id in enumerate(queries)}
+    doc_at = {doc_id: row for row, doc_id in enumerate(doc_ids)}
+    scores = np.empty(len(pairs), np.float32)
+    for start in range(0, len(pairs), 1 << 16):
+        part = pairs[start : start + (1 << 16)]
+        left = queries_QD[[query_at[query_id] for query_id, _ in part]]
+        right = np.asarray(docs_KD[[doc_at[doc_id] for _, doc_id in part]], np.float32)
+        scores[start : start + len(part)] = np.einsum("pd,pd->p", left, right)
+    return scores

@@ -1,0 +1,163 @@
+"""What every method's run shares: its folder, the Trainer's arguments, config.json, the model card."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TrainingArguments
+
+from rankdistill.models.precision import choose_device, fast_dtype
+from rankdistill.options.training import TrainingOptions
+from rankdistill.training.trainer import DistillationTrainer, last_checkpoint
+
+__all__ = ["model_card", "prepare_folder", "run_training", "trainer_arguments", "write_config"]
+
+_PACKAGES = ("rankdistill", "torch", "transformers", "accelerate", "tokenizers", "numpy")
+
+
+def prepare_folder(options: TrainingOptions) -> Path | None:
+    """Makes the run's folder.
+
+    Returns:
+        The checkpoint to resume from, if that's asked for and there is one.
+
+    Raises:
+        FileExistsError: if a run is there already, and neither --resume nor --overwrite was given.
+    """
+    folder = options.output_dir
+    used = folder.is_dir() and any(folder.iterdir())
+    if used and options.overwrite and not options.resume:
+        if not (folder / "config.json").is_file():
+            raise FileExistsError(f"{folder}: expected an earlier run to overwrite, found other files; choose another --output-dir")
+        shutil.rmtree(folder)
+    elif used and not options.resume:
+        raise FileExistsError(f"{folder}: expected an empty folder, found a run; pass --resume or --overwrite")
+    folder.mkdir(parents=True, exist_ok=True)
+    return last_checkpoint(folder / "checkpoints") if options.resume else None
+
+
+def trainer_arguments(
+    options: TrainingOptions, num_steps: int, *, eval_steps: int | None = None, metric: str | None = None
+) -> TrainingArguments:
+    """The Trainer's arguments for these options.
+
+    Args:
+        num_steps: steps an epoch.
+        eval_steps: validate every so many steps; None never does.
+        metric: keep the checkpoint that is best by this one.
+    """
+    device = choose_device(options.device)
+    dtype = fast_dtype(device) if options.dtype == "auto" else getattr(torch, options.dtype)
+    total = options.max_steps if options.max_steps > 0 else math.ceil(num_steps * options.num_epochs)
+    every = eval_steps or options.save_steps
+    return TrainingArguments(
+        output_dir=str(options.output_dir / "checkpoints"),
+        num_train_epochs=options.num_epochs,
+        max_steps=options.max_steps,
+        per_device_train_batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        lr_scheduler_type=options.lr_scheduler,
+        warmup_steps=round(options.warmup_ratio * total),
+        weight_decay=options.weight_decay,
+        max_grad_norm=options.max_grad_norm,
+        seed=options.seed,
+        bf16=dtype == torch.bfloat16,
+        use_cpu=device.type == "cpu",
+        dataloader_num_workers=options.num_workers,
+        remove_unused_columns=False,
+        logging_strategy="steps",
+        logging_steps=options.logging_steps,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=options.keep_checkpoints,
+        eval_strategy="no" if eval_steps is None else "steps",
+        eval_steps=eval_steps,
+        load_best_model_at_end=metric is not None,
+        metric_for_best_model=None if metric is None else f"eval_{metric}",
+        greater_is_better=None if metric is None else True,
+        report_to=["tensorboard"],
+        run_name=options.output_dir.name,
+        ddp_find_unused_parameters=True,  # poolers that some bodies bring along take no part in the loss
+    )
+
+
+def write_config(options: TrainingOptions, **facts: Any) -> None:
+    """config.json: all options, the versions, the machine and what was found in the data; enough to repeat the run."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    config = {
+        "command": type(options).__name__.removesuffix("Options"),
+        "options": {key: _plain(value) for key, value in dataclasses.asdict(options).items()},
+        "argv": sys.argv,
+        "versions": versions,
+        "python": platform.python_version(),
+        "machine": {"processor": platform.machine(), "cpu": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()},
+    } | {key: _plain(value) for key, value in facts.items()}
+    (options.output_dir / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def run_training(
+    trainer: DistillationTrainer, options: TrainingOptions, checkpoint: Path | None, card: Mapping[str, Any]
+) -> Path:
+    """Trains, and writes model/ (with its card) and metrics.json.
+
+    Returns:
+        The folder of the trained model.
+    """
+    started = time.perf_counter()
+    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    seconds = time.perf_counter() - started
+    model_dir = options.output_dir / "model"
+    if trainer.is_world_process_zero():
+        model: Any = trainer.accelerator.unwrap_model(trainer.model)
+        model.eval()
+        model.save_pretrained(model_dir)
+        best = {"best_step": trainer.state.best_global_step, "best_metric": trainer.state.best_metric}
+        summary = {"seconds": seconds, "steps": result.global_step, **(best if trainer.args.load_best_model_at_end else {})}
+        metrics = {"summary": summary, "log": trainer.state.log_history}
+        (options.output_dir / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+        (model_dir / "README.md").write_text(model_card(model, options, {**card, **summary}), encoding="utf-8")
+    return model_dir
+
+
+def model_card(model: nn.Module, options: TrainingOptions, facts: Mapping[str, Any]) -> str:
+    """A model card in the hub's form: how it was made, how it's loaded."""
+    is_dot = hasattr(model, "pooling")
+    library, load = (
+        ("sentence-transformers", "from sentence_transformers import SentenceTransformer\n\nmodel = SentenceTransformer(PATH)")
+        if is_dot
+        else ("sentence-transformers", "from sentence_transformers import CrossEncoder\n\nmodel = CrossEncoder(PATH)")
+    )
+    task = "sentence-similarity" if is_dot else "text-ranking"
+    size = sum(parameter.numel() for parameter in model.parameters())
+    rows = "".join(f"| {key.replace('_', ' ')} | {value} |\n" for key, value in facts.items())
+    settings = "".join(f"| `{key}` | {_plain(value)} |\n" for key, value in dataclasses.asdict(options).items())
+    return (
+        f"---\nlibrary_name: {library}\npipeline_tag: {task}\ntags:\n- rankdistill\n- knowledge-distillation\n---\n\n"
+        f"# {options.output_dir.name}\n\nTrained with rankdistill from `{options.init}` on `{options.collection}`; "
+        f"{size:,} parameters.\n\n```python\n{load}\n```\n\nor `rankdistill.load(PATH)`. "
+        + ("Score pairs by dot product.\n" if is_dot else "Scores are raw logits.\n")
+        + f"\n## Training\n| fact | value |\n|---|---|\n{rows}\n| option | value |\n|---|---|\n{settings}"
+    )

@@ -1,0 +1,112 @@
+"""A cross-encoder teacher, trained on labels: from triples, or from judgements and drawn negatives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import set_seed
+
+from rankdistill import losses
+from rankdistill.data.batches import BatchPlan
+from rankdistill.data.tokens import cached_tokens
+from rankdistill.formats.collection import open_collection
+from rankdistill.formats.triples import Triple, read_triples
+from rankdistill.models.cross_encoder import CrossEncoderModel
+from rankdistill.options.training import TeacherOptions
+from rankdistill.retrieval.mine import draw_triples, negatives_run
+from rankdistill.training.rows import CrossSource, MemoryRows, place
+from rankdistill.training.run import prepare_folder, run_training, trainer_arguments, write_config
+from rankdistill.training.trainer import Batch, DistillationTrainer, Objective
+
+__all__ = ["rows_of_triples", "teacher_objective", "train_teacher"]
+
+
+def rows_of_triples(triples: list[Triple]) -> MemoryRows:
+    """Triples as rows of one query and two docs, by dense indices in order of appearance."""
+    queries: dict[str, int] = {}
+    docs: dict[str, int] = {}
+    table = [
+        (queries.setdefault(query_id, len(queries)), docs.setdefault(positive, len(docs)), docs.setdefault(negative, len(docs)))
+        for query_id, positive, negative in triples
+    ]
+    array = np.array(table, np.int64)
+    return MemoryRows(list(queries), list(docs), array[:, 0], array[:, 1:])
+
+
+def teacher_objective(loss: str) -> Objective:
+    """RankNet, or binary cross-entropy of each doc by itself; doc 0 of each row is the relevant one."""
+
+    def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        inputs = {key: batch[key] for key in ("input_ids", "attention_mask", "token_type_ids") if key in batch}
+        scores_BN = model(**inputs).float().view(batch["teacher_scores"].shape)
+        if loss == "ranknet":
+            return {"ranknet": losses.ranknet(scores_BN)}
+        labels_BN = torch.zeros_like(scores_BN)
+        labels_BN[:, 0] = 1
+        return {"bce": functional.binary_cross_entropy_with_logits(scores_BN, labels_BN)}
+
+    return objective
+
+
+def train_teacher(options: TeacherOptions) -> Path:
+    """Trains a cross-encoder.
+
+    Returns:
+        The folder of the trained model, which `sentence_transformers.CrossEncoder` loads.
+
+    Raises:
+        MissingIdsError: if the triples name ids that the collection lacks.
+        FileExistsError: if the output folder holds a run.
+    """
+    from accelerate import PartialState
+
+    checkpoint = prepare_folder(options)
+    set_seed(options.seed)
+    model = CrossEncoderModel.from_pretrained(
+        options.init, device="cpu", num_layers=options.num_layers, max_length=options.max_length, new_head=True
+    )
+    collection = open_collection(options.collection)
+    if options.triples is not None:
+        triples = read_triples(options.triples)
+    else:
+        qrels = collection.qrels(options.split)
+        run = negatives_run(collection, qrels, options.negatives, options.negative_depth)
+        triples = draw_triples(
+            qrels, run, num_negatives=options.num_negatives, depth=options.negative_depth, seed=options.seed
+        )
+    placed = place(rows_of_triples(triples), collection, on_missing=options.on_missing)
+    state = PartialState(cpu=options.device == "cpu")
+    with state.main_process_first():
+        queries = cached_tokens(collection, "queries", model.tokenizer, options.max_length)
+        docs = cached_tokens(collection, "docs", model.tokenizer, options.max_length)
+    plan = BatchPlan(
+        num_rows=placed.num_rows,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        world_size=state.num_processes,
+        rank=state.process_index,
+        window_batches=options.window_batches,
+        lengths=lambda rows: docs.lengths(placed.gather(rows)[1].reshape(-1)).reshape(len(rows), -1).max(1),
+    )
+    # How this tokenizer joins two texts: [SEP] for BERT, </s></s> for RoBERTa. Read off an empty pair: start, end, joiner…, end.
+    empty = model.tokenizer("", "")["input_ids"]
+    source = CrossSource(
+        placed,
+        plan,
+        queries,
+        docs,
+        max_length=options.max_length,
+        pad_id=int(model.tokenizer.pad_token_id),
+        joiner=empty[1:-1],
+        with_types="token_type_ids" in model.tokenizer.model_input_names,
+    )
+    arguments = trainer_arguments(options, source.num_steps)
+    facts = {"triples": len(triples), "triples_left_out_for_missing_ids": len(triples) - placed.num_rows}
+    if arguments.process_index == 0:
+        write_config(options, **facts)
+    trainer = DistillationTrainer(model, arguments, source=source, objective=teacher_objective(options.loss))
+    return run_training(trainer, options, checkpoint, facts)

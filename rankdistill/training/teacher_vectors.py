@@ -1,0 +1,41 @@
+"""Vectors of a dense teacher for a whole collection, made once and kept in the cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rankdistill.formats.cache import cache_folder
+from rankdistill.formats.collection import Collection
+from rankdistill.models.dot import DotModel
+from rankdistill.retrieval.encode import encode_collection, encode_texts, load_vectors
+
+__all__ = ["cached_vectors"]
+
+
+def cached_vectors(
+    teacher: str, collection: Collection, *, device: str = "auto", cache_dir: Path | None = None
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """A dense teacher's vectors of all queries and all docs of a collection, in the collection's order.
+
+    Args:
+        teacher: a SentenceTransformer, or a dot student of ours.
+        device: where to encode.
+        cache_dir: the package's cache by default.
+
+    Returns:
+        [num_queries, D] and [num_docs, D], memory-mapped.
+    """
+    model = DotModel.from_pretrained(teacher, device=device)
+    folder = (cache_dir or cache_folder("vectors")) / f"{model.fingerprint()}-{collection.fingerprint}"
+    encode_collection(model, collection, folder / "docs", shard_size=2000, dtype="fast")
+    queries = folder / "queries.npy"
+    if not queries.is_file():
+        texts = collection.query_texts(list(collection.query_ids))
+        temporary = folder / "queries.tmp.npy"
+        np.save(temporary, encode_texts(model, texts, kind="query", dtype="fast"))
+        temporary.replace(queries)
+    return np.load(queries, mmap_mode="r"), load_vectors(folder / "docs")[1]
