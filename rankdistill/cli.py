@@ -1,0 +1,146 @@
+"""The command `rankdistill`: parse, build, call, print. Heavy imports are inside each command."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+from cyclopts.config import Toml
+
+from rankdistill import __version__
+from rankdistill.errors import RankDistillError
+from rankdistill.options.retrieval import EncodeOptions, EvaluateOptions, IndexOptions, RerankOptions, SearchOptions
+from rankdistill.options.scores import ScoresCompileOptions, ScoresInspectOptions
+from rankdistill.options.scoring import ScoreOptions, TriplesOptions
+from rankdistill.options.training import MarginMSEOptions, TeacherOptions
+
+__all__ = ["app", "main"]
+
+app = App(
+    name="rankdistill",
+    version=__version__,
+    help="Distils big rankers into small, fast ones, and measures them.\n\n"
+    "The street: teacher score file -> student -> index -> run -> measures.\n"
+    "Options may also stand in a TOML file (--config FILE), in a table named as the command: [train.margin-mse].",
+    default_parameter=Parameter(negative_iterable=(), consume_multiple=True),
+)
+scores = App(name="scores", help="Look at teacher score files, and compile them.")
+train = App(name="train", help="Train a teacher, or a student from a teacher's scores.")
+app.command(scores)
+app.command(train)
+
+_Flat = Parameter(name="*")
+
+
+@scores.command(name="inspect")
+def scores_inspect(options: Annotated[ScoresInspectOptions, _Flat]) -> None:
+    """Show what a teacher score file holds: rows, ids, margins, bad rows, and what to mind."""
+    from rankdistill.data.scores_report import inspect_scores
+
+    report = inspect_scores(options)
+    print(report.to_json() if options.json else report.render())
+
+
+@scores.command(name="compile")
+def scores_compile(options: Annotated[ScoresCompileOptions, _Flat]) -> None:
+    """Compile teacher score files into one memory-mapped store (training does so by itself on first use)."""
+    from rankdistill.data.scores import run_compile
+
+    print(run_compile(options))
+
+
+@app.command
+def triples(options: Annotated[TriplesOptions, _Flat]) -> None:
+    """Make training triples out of judgements: negatives are drawn from BM25's ranking or a run."""
+    from rankdistill.retrieval.mine import make_triples
+
+    print(f"{len(make_triples(options)):,} triples written to {options.output}")
+
+
+@app.command
+def score(options: Annotated[ScoreOptions, _Flat]) -> None:
+    """Let a teacher score triples or candidates, each pair once; an interrupted run goes on where it was."""
+    from rankdistill.retrieval.score import score_file
+
+    counts = score_file(options)
+    print(f"{counts['rows']:,} rows ({counts['pairs']:,} distinct pairs) written to {options.output}")
+    if counts["queries_left_out"]:
+        print(f"{counts['queries_left_out']:,} queries had fewer than {options.depth} candidates and were left out")
+
+
+@train.command(name="teacher")
+def train_teacher(options: Annotated[TeacherOptions, _Flat]) -> None:
+    """Train a cross-encoder teacher on labels."""
+    from rankdistill.training.teacher import train_teacher
+
+    print(f"teacher written to {train_teacher(options)}")
+
+
+@train.command(name="margin-mse")
+def train_margin_mse(options: Annotated[MarginMSEOptions, _Flat]) -> None:
+    """Train a student from teacher score files."""
+    from rankdistill.training.margin_mse import train_margin_mse
+
+    print(f"student written to {train_margin_mse(options)}")
+
+
+@app.command
+def encode(options: Annotated[EncodeOptions, _Flat]) -> None:
+    """Encode a collection's documents; an interrupted run goes on where it was."""
+    from rankdistill.retrieval.commands import run_encode
+
+    run_encode(options)
+
+
+@app.command
+def index(options: Annotated[IndexOptions, _Flat]) -> None:
+    """Build a FAISS index over encoded documents."""
+    from rankdistill.retrieval.commands import run_index
+
+    run_index(options)
+
+
+@app.command
+def search(options: Annotated[SearchOptions, _Flat]) -> None:
+    """Search an index with a collection's queries (or by BM25), and write a TREC run."""
+    from rankdistill.retrieval.commands import run_search
+
+    run_search(options)
+
+
+@app.command
+def rerank(options: Annotated[RerankOptions, _Flat]) -> None:
+    """Re-rank a TREC run by a student or a teacher."""
+    from rankdistill.retrieval.commands import run_rerank
+
+    run_rerank(options)
+
+
+@app.command
+def evaluate(options: Annotated[EvaluateOptions, _Flat]) -> None:
+    """Measure runs against judgements, with significance."""
+    from rankdistill.evaluation.commands import run_evaluate
+
+    run_evaluate(options)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point. Errors that a person can mend are one line; set RANKDISTILL_TRACEBACK=1 to see where they came from."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if "--config" in arguments[:-1]:
+        at = arguments.index("--config")
+        app.config = (Toml(Path(arguments[at + 1]), must_exist=True),)
+        del arguments[at : at + 2]
+    try:
+        app(arguments)
+    except (RankDistillError, ValueError, OSError) as error:
+        if os.environ.get("RANKDISTILL_TRACEBACK"):
+            raise
+        print(f"rankdistill: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("rankdistill: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
