@@ -1,4 +1,116 @@
 """The Rust extension: score files and stores, token stores, seekable shuffling."""
 
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any, SupportsIndex, final, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
 __version__: str
 DEBUG_BUILD: bool
+
+@final
+class IdTable:
+    """Distinct ids in order, found by row and by id; about 15 to 20 bytes an id besides its own characters."""
+
+    def __new__(cls) -> IdTable: ...
+    def extend(self, ids: Sequence[str]) -> int | None:
+        """Appends `ids` and returns None, or stops at the first that is there already and returns its position in `ids`."""
+
+    def rows(self, ids: Sequence[str]) -> NDArray[np.int64]:
+        """The row of each id, -1 where it isn't there."""
+
+    def parts(self) -> tuple[bytes, NDArray[np.uint64]]:
+        """All ids end to end in UTF-8, and where each ends: what `from_parts` takes."""
+
+    @staticmethod
+    def from_parts(ids: bytes, ends: NDArray[np.uint64]) -> IdTable:
+        """The table that gave these `parts`. Raises BadStoreError if they don't fit together."""
+
+    def __len__(self) -> int: ...
+    def __contains__(self, id: object, /) -> bool: ...
+    @overload
+    def __getitem__(self, index: SupportsIndex, /) -> str: ...
+    @overload
+    def __getitem__(self, index: slice, /) -> list[str]: ...
+
+@final
+class TokenStore:
+    """Token ids of many texts in one memory-mapped file. Picklable: a worker maps the file again.
+
+    Args:
+        path: a file that `rankdistill.data.tokens.build_tokens` wrote.
+        verify: read the file once and compare its checksum.
+
+    Raises:
+        BadStoreError: if the file is torn, changed, foreign or of another version.
+    """
+
+    def __new__(cls, path: str | PathLike[str], *, verify: bool = True) -> TokenStore: ...
+    def __reduce__(self) -> tuple[Any, ...]: ...
+    def __len__(self) -> int: ...
+    @property
+    def path(self) -> PathLike[str]: ...
+    @property
+    def num_tokens(self) -> int: ...
+    @property
+    def max_length(self) -> int: ...
+    @property
+    def tokenizer_fingerprint(self) -> str: ...
+    @property
+    def source_fingerprint(self) -> str: ...
+    def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Tokens of each row, special ones included. Raises ValueError for a row that isn't there (-1 is an unknown id)."""
+
+    def batch(
+        self, rows: NDArray[np.int64], pad_id: int, max_length: int | None = None, pad_to_multiple_of: int = 1
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """`(input_ids, attention_mask)`, B x L, as the tokenizer would truncate the texts and pad them on the right.
+
+        Raises:
+            ValueError: for a row that isn't there, or a `max_length` that doesn't hold the special tokens.
+        """
+
+    def pair_batch(
+        self,
+        rows: NDArray[np.int64],
+        others: TokenStore,
+        other_rows: NDArray[np.int64],
+        *,
+        joiner: Sequence[int],
+        second_type: int,
+        max_length: int,
+        pad_id: int,
+        pad_to_multiple_of: int = 1,
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """`(input_ids, attention_mask, token_type_ids)` of pairs, cut by `longest_first`; `rankdistill.data.tokens.pair_batch` fills in the joiner.
+
+        Raises:
+            ValueError: for a row that isn't there, unequal numbers of rows, stores of two tokenizers, or a `max_length` that doesn't hold the special tokens.
+        """
+
+@final
+class TokenWriter:
+    """Writes a token store chunk by chunk, and goes on with a build of the same fingerprints that was cut short.
+
+    `len(writer)` is the number of texts that are safely written: where the source has to go on.
+    """
+
+    def __new__(
+        cls,
+        path: str | PathLike[str],
+        *,
+        tokenizer_fingerprint: str,
+        source_fingerprint: str,
+        max_length: int,
+        num_prefix: int,
+        num_suffix: int,
+        width: int,
+    ) -> TokenWriter: ...
+    def __len__(self) -> int: ...
+    def push(self, tokens: NDArray[np.uint32], lengths: NDArray[np.uint32]) -> None:
+        """Appends texts: their tokens end to end, and each one's number of tokens. Raises ValueError if they don't fit."""
+
+    def finish(self) -> None:
+        """Completes the file and gives it its name."""

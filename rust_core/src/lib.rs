@@ -1,4 +1,6 @@
 //! The Rust core of rankdistill, without Python in it.
 
 pub mod error;
+pub mod ids;
 pub mod permutation;
+pub mod tokens;

@@ -2,12 +2,19 @@
 #![allow(missing_docs)] // documented in rankdistill/_core.pyi, where Python users look
 
 mod errors;
+mod ids;
+mod tokens;
 
 use pyo3::prelude::*;
 
 #[pymodule]
 mod _core {
     use pyo3::prelude::*;
+
+    #[pymodule_export]
+    use super::ids::IdTable;
+    #[pymodule_export]
+    use super::tokens::{TokenStore, TokenWriter};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
