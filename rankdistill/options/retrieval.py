@@ -1,0 +1,143 @@
+"""Options of the commands that retrieve and measure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+__all__ = ["EncodeOptions", "EvaluateOptions", "IndexOptions", "RerankOptions", "SearchOptions"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _CollectionOptions:
+    collection: str
+    """A BEIR folder, an MS MARCO folder, an ir_datasets id or a Hugging Face dataset."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ModelOptions:
+    model: str
+    """A checkpoint of ours, a sentence-transformers folder, or the id of one on the hub."""
+
+    device: str = "auto"
+    """Where the model runs: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps"."""
+
+    batch_tokens: int = 8192
+    """Tokens, padding included, that go through the model at once. Memory grows with it."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "fast"] = "auto"
+    """What matrix products run in. "auto" is float32, which gives sentence-transformers' scores; "fast" is bfloat16 on
+    machines where that is measured to be faster."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeOptions(_ModelOptions, _CollectionOptions):
+    """Documents to vectors on disk. Run again after an interruption, it goes on."""
+
+    output: Path
+    """The folder to write: vectors.npy, ids.txt, manifest.json."""
+
+    shard_size: int = 50_000
+    """Documents between two points from which an interrupted run can go on."""
+
+    store_dtype: Literal["float32", "float16"] = "float32"
+    """What the vectors are stored in; float16 halves the disk space."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexOptions:
+    """Vectors of `encode` to an exact FAISS index."""
+
+    vectors: Path
+    """The folder that `encode` wrote."""
+
+    output: Path
+    """The folder to write: index.faiss (which FAISS reads), ids.txt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions(_ModelOptions, _CollectionOptions):
+    """Searches an index with a collection's queries, or the collection itself with BM25, and writes a TREC run."""
+
+    output: Path
+    """The run file to write; gzip if it ends in .gz."""
+
+    index: Path | None = None
+    """The folder that `index` wrote; not for BM25."""
+
+    split: str | None = None
+    """Only the queries judged in this split ("test", "dev"); all queries without it."""
+
+    k: int = 1000
+    """Documents a query."""
+
+    faiss_device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where FAISS searches; "auto" is a GPU if FAISS sees one."""
+
+    latency_queries: int = 20
+    """Queries timed one by one, for mean, p50 and p95; 0 times none."""
+
+    tag: str = "rankdistill"
+    """The system's name in the run file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RerankOptions(_ModelOptions, _CollectionOptions):
+    """Scores the first documents of each query of a run anew, with a cross-encoder or a dot model."""
+
+    run: Path
+    """The TREC run to re-rank."""
+
+    output: Path
+    """The run file to write; gzip if it ends in .gz."""
+
+    depth: int = 1000
+    """Documents a query that are scored; the rest is left out."""
+
+    latency_queries: int = 5
+    """Queries timed one by one, all their documents each, for mean, p50 and p95; 0 times none."""
+
+    tag: str = "rankdistill"
+    """The system's name in the run file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """Measures TREC runs; with several, tests which differ from the baseline."""
+
+    runs: tuple[Path, ...]
+    """TREC runs (or MS MARCO's three columns), plain or gzip."""
+
+    qrels: Path | None = None
+    """Judgements: TREC qrels or BEIR's tsv, plain or gzip."""
+
+    collection: str | None = None
+    """Take the judgements from this collection instead."""
+
+    split: str = "test"
+    """The split of the collection whose judgements are taken."""
+
+    measures: tuple[str, ...] = ("nDCG@10", "RR@10", "R@100")
+    """Names of ir_measures: nDCG@10, RR(rel=2)@10, AP, R@1000, P@5, …"""
+
+    baseline: Path | None = None
+    """The run that the others are compared with; the first without it."""
+
+    test: Literal["t", "randomisation"] = "t"
+    """The paired test: Student's t, or Fisher's randomisation test with 10,000 sign patterns."""
+
+    correction: Literal["holm", "none"] = "holm"
+    """How p-values are corrected for the number of runs compared."""
+
+    alpha: float = 0.05
+    """The level at which the table marks differences from the baseline."""
+
+    style: Literal["plain", "markdown"] = "plain"
+    """How the table is set."""
+
+    per_query: Path | None = None
+    """Write one line a run, query and measure to this tsv."""
+
+    json: Path | None = None
+    """Write means, counts and comparisons to this JSON file."""
