@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rankdistill.errors import BadStoreError, MissingDependencyError
 from rankdistill.models.dot import DotModel
-from rankdistill.retrieval.encode import encode_texts
+from rankdistill.retrieval.encode import DTypeName, encode_texts
 
 __all__ = ["FlatIndex", "build_index", "faiss_module"]
 
@@ -144,6 +144,7 @@ def build_index(
     *,
     device: Device = "auto",
     batch_tokens: int = 8192,
+    dtype: DTypeName = "auto",
     progress: bool = True,
 ) -> FlatIndex:
     """Encodes texts and indexes them, in memory.
@@ -152,11 +153,13 @@ def build_index(
         model: the encoder.
         docs: doc_id -> text, or pairs of them (a collection's `docs()`).
         device: where FAISS searches; "auto" is a GPU if FAISS sees one.
-        batch_tokens: as in `encode_texts`; so for `progress`.
+        batch_tokens: as in `encode_texts`; so for `dtype` and `progress`.
     """
     faiss_module()  # the door: before an hour of encoding, not after
     texts = dict(docs)
-    vectors = encode_texts(model, list(texts.values()), kind="document", batch_tokens=batch_tokens, progress=progress)
+    vectors = encode_texts(
+        model, list(texts.values()), kind="document", batch_tokens=batch_tokens, dtype=dtype, progress=progress
+    )
     return FlatIndex.build(vectors, list(texts), device)
 
 

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from rankdistill.models.dot import DotModel
 from rankdistill.records import Run, ranked
-from rankdistill.retrieval.encode import encode_texts
+from rankdistill.retrieval.encode import DTypeName, encode_texts
 from rankdistill.retrieval.index import FlatIndex
 
 __all__ = ["search", "search_vectors"]
@@ -28,6 +28,7 @@ def search(
     k: int = 1000,
     *,
     batch_tokens: int = 8192,
+    dtype: DTypeName = "auto",
     progress: bool = True,
 ) -> Run:
     """The k best documents of each query.
@@ -37,13 +38,15 @@ def search(
         index: over the documents.
         queries: query_id -> text.
         k: documents a query; fewer if the index holds fewer.
-        batch_tokens: as in `encode_texts`; so for `progress`.
+        batch_tokens: as in `encode_texts`; so for `dtype` and `progress`.
 
     Returns:
         query_id -> doc_id -> score, in `records.ranked`'s order. Which of several equal documents makes the cut at k is
         decided by that rule too, not by FAISS.
     """
-    vectors = encode_texts(model, list(queries.values()), kind="query", batch_tokens=batch_tokens, progress=progress)
+    vectors = encode_texts(
+        model, list(queries.values()), kind="query", batch_tokens=batch_tokens, dtype=dtype, progress=progress
+    )
     return search_vectors(index, dict(zip(queries, vectors, strict=True)), k, progress=progress)
 
 

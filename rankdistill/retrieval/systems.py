@@ -1,0 +1,146 @@
+"""Anything that ranks, under one name: "bm25", a run file, a dot model or a cross-encoder.
+
+The measuring scripts stand on this.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rankdistill.evaluation.latency import Latency, measure_latency
+from rankdistill.formats.trec import read_run
+from rankdistill.models.cross_encoder import CrossEncoderModel
+from rankdistill.models.dot import DotModel
+from rankdistill.models.loading import load_model
+from rankdistill.records import Run, ranked
+from rankdistill.retrieval.bm25 import BM25
+from rankdistill.retrieval.encode import DTypeName, encode_collection, load_vectors
+from rankdistill.retrieval.index import Device, FlatIndex, build_index, faiss_module
+from rankdistill.retrieval.rerank import rerank, score_pairs
+from rankdistill.retrieval.search import search
+
+if TYPE_CHECKING:
+    from rankdistill.formats.collection import Collection
+
+__all__ = ["Ranking", "rank", "rerank_latency", "search_latency"]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What a system made of a collection's queries.
+
+    Attributes:
+        run: query_id -> doc_id -> score.
+        kind: "bm25", "run", "dot" or "cross-encoder".
+        num_parameters: of the model; None for the others.
+        latency: one query at a time, without indexing; None for a run file.
+        seconds: for all of it, loading and indexing included.
+    """
+
+    run: Run
+    kind: str
+    num_parameters: int | None
+    latency: Latency | None
+    seconds: float
+
+
+def rank(
+    system: str | os.PathLike[str],
+    collection: Collection,
+    query_ids: Sequence[str],
+    *,
+    k: int = 1000,
+    first_stage: str | os.PathLike[str] = "bm25",
+    depth: int = 100,
+    vectors_dir: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    faiss_device: Device = "auto",
+    batch_tokens: int = 8192,
+    dtype: DTypeName = "auto",
+    latency_queries: int = 20,
+    progress: bool = True,
+) -> Ranking:
+    """Ranks a collection's documents for its queries, whatever the system is.
+
+    A dot model and BM25 search all documents; a cross-encoder re-ranks what `first_stage` (a system too) found.
+
+    Args:
+        system: "bm25", a TREC run file, or a model's folder or hub id.
+        collection: documents and queries.
+        query_ids: the queries to rank for.
+        k: documents a query.
+        first_stage: for a cross-encoder.
+        depth: documents a query that a cross-encoder scores.
+        vectors_dir: where a dot model's vectors are kept, so that an interrupted run goes on and later ones reuse
+            them; in memory without it.
+        device: where the model runs.
+        faiss_device: where FAISS searches.
+        batch_tokens: as in `encode_texts`; so for `dtype` and `progress`.
+        latency_queries: queries to time one by one.
+    """
+    start = time.perf_counter()
+    queries = dict(zip(query_ids, collection.query_texts(query_ids), strict=True))
+    timed = dict(list(queries.items())[:latency_queries])
+    if os.fspath(system) == "bm25":
+        bm25 = BM25(collection.docs(), progress=progress)
+        run = bm25.search(queries, k, progress=progress)
+        seconds = time.perf_counter() - start
+        latency = measure_latency(lambda text: bm25.search({"": text}, k, progress=False), timed.values())
+        return Ranking(run, "bm25", None, latency, seconds)
+    if os.path.isfile(system):
+        found = read_run(system)
+        run = {query_id: dict(ranked(found[query_id], k)) for query_id in query_ids if query_id in found}
+        return Ranking(run, "run", None, None, time.perf_counter() - start)
+    model = load_model(Path(system) if os.path.isdir(system) else os.fspath(system), device=device)
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    if isinstance(model, DotModel):
+        faiss_module()
+        if vectors_dir is None:
+            index = build_index(
+                model, collection.docs(), device=faiss_device, batch_tokens=batch_tokens, dtype=dtype, progress=progress
+            )
+        else:
+            folder = encode_collection(
+                model, collection, vectors_dir, batch_tokens=batch_tokens, dtype=dtype, progress=progress
+            )
+            doc_ids, vectors = load_vectors(folder)
+            index = FlatIndex.build(vectors, doc_ids, faiss_device)
+        run = search(model, index, queries, k, batch_tokens=batch_tokens, dtype=dtype, progress=progress)
+        seconds = time.perf_counter() - start
+        return Ranking(run, "dot", num_parameters, search_latency(model, index, list(timed.values()), k), seconds)
+    candidates = rank(first_stage, collection, query_ids, k=depth, latency_queries=0, progress=progress).run
+    run = rerank(model, collection, candidates, depth=depth, batch_tokens=batch_tokens, dtype=dtype, progress=progress)
+    seconds = time.perf_counter() - start
+    # A cross-encoder takes seconds for what the others do in milliseconds, and varies less.
+    latency = rerank_latency(model, collection, candidates, min(latency_queries, 5), depth, batch_tokens, dtype)
+    return Ranking(run, "cross-encoder", num_parameters, latency, seconds)
+
+
+def search_latency(model: DotModel, index: FlatIndex, queries: Sequence[str], k: int) -> Latency | None:
+    """Times encoding and searching, a query at a time."""
+    return measure_latency(lambda text: search(model, index, {"": text}, k, progress=False), queries)
+
+
+def rerank_latency(
+    model: DotModel | CrossEncoderModel,
+    collection: Collection,
+    run: Run,
+    num_queries: int,
+    depth: int,
+    batch_tokens: int = 8192,
+    dtype: DTypeName = "auto",
+) -> Latency | None:
+    """Times re-ranking, a query at a time; a dot model's documents are encoded within the time too."""
+
+    def job(query_id: str) -> Callable[[], object]:
+        docs = collection.doc_texts([doc_id for doc_id, _ in ranked(run[query_id], depth)])
+        texts = collection.query_texts([query_id]) * len(docs)
+        return lambda: score_pairs(model, texts, docs, batch_tokens=batch_tokens, dtype=dtype, progress=False)
+
+    jobs = [job(query_id) for query_id in list(run)[:num_queries] if run[query_id]]
+    return measure_latency(lambda score: score(), jobs, num_warmup=1)
