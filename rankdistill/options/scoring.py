@@ -16,7 +16,7 @@ class TriplesOptions:
     collection: str
     """Documents, queries and qrels: a BEIR folder, an MS MARCO folder, an ir_datasets id, or hf:NAME."""
 
-    output: Path
+    out: Path
     """File of query_id, positive_id, negative_id; compressed if it ends in .gz."""
 
     split: str = "train"
@@ -48,7 +48,7 @@ class ScoreOptions:
     collection: str
     """Documents and queries: a BEIR folder, an MS MARCO folder, an ir_datasets id, or hf:NAME."""
 
-    output: Path
+    out: Path
     """The score file; compressed if it ends in .gz or .zst."""
 
     triples: Path | None = None

@@ -46,11 +46,9 @@ def make_triples(options: TriplesOptions) -> list[Triple]:
     collection = open_collection(options.collection)
     qrels = collection.qrels(options.split)
     run = negatives_run(collection, qrels, options.negatives, options.depth)
-    triples = draw_triples(
-        qrels, run, num_negatives=options.num_negatives, depth=options.depth, seed=options.seed
-    )
+    triples = draw_triples(qrels, run, num_negatives=options.num_negatives, depth=options.depth, seed=options.seed)
     if options.max_triples is not None:
         random.Random(options.seed).shuffle(triples)
         triples = triples[: options.max_triples]
-    write_triples(options.output, triples)
+    write_triples(options.out, triples)
     return triples

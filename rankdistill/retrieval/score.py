@@ -57,9 +57,15 @@ def score_file(options: ScoreOptions) -> dict[str, int]:
     rows, num_short = _rows(options, collection)
     # Each pair once; dict.fromkeys keeps the order of the file, so the job is the same on every start.
     pairs = list(dict.fromkeys((query_id, doc_id) for query_id, doc_ids in rows for doc_id in doc_ids))
-    partial = Path(f"{options.output}.partial")
+    partial = Path(f"{options.out}.partial")
     scores = score_resumably(
-        pairs, collection, options.teacher, partial, dtype=options.dtype, device=options.device, chunk=options.chunk_pairs
+        pairs,
+        collection,
+        options.teacher,
+        partial,
+        dtype=options.dtype,
+        device=options.device,
+        chunk=options.chunk_pairs,
     )
     by_pair = dict(zip(pairs, scores.tolist(), strict=True))
     labelled = options.triples is not None or options.split is not None
@@ -70,7 +76,7 @@ def score_file(options: ScoreOptions) -> dict[str, int]:
         if not labelled or (options.candidates and query_id not in relevant):
             scored = ranked(dict(scored))
         result.append((query_id, scored))
-    write_scores(options.output, result, "ids" if options.triples is not None else "nway")
+    write_scores(options.out, result, "ids" if options.triples is not None else "nway")
     shutil.rmtree(partial, ignore_errors=True)
     return {"rows": len(rows), "pairs": len(pairs), "queries_left_out": num_short}
 
@@ -143,7 +149,9 @@ def _claim(partial: Path, job: dict[str, Any]) -> None:
         found = json.loads(manifest.read_text(encoding="utf-8"))
         if found != job:
             changed = ", ".join(key for key in job if found.get(key) != job[key])
-            raise BadStoreError("the same job as was interrupted", f"another {changed}", f"delete {partial}", str(manifest))
+            raise BadStoreError(
+                "the same job as was interrupted", f"another {changed}", f"delete {partial}", str(manifest)
+            )
         return
     partial.mkdir(parents=True, exist_ok=True)
     temporary = partial / "job.tmp"
@@ -165,7 +173,10 @@ def _score_cross(
     order = sorted(range(len(pairs)), key=lambda i: (len(queries[pairs[i][0]]) + len(docs[pairs[i][1]]), i))
     done = path.stat().st_size // 4 if path.is_file() else 0
     done -= done % chunk if done < len(pairs) else 0  # a chunk that a kill tore is done again, whole
-    with path.open("ab") as file, tqdm(total=len(pairs), initial=done, desc="score", unit="pair", disable=not progress) as bar:
+    with (
+        path.open("ab") as file,
+        tqdm(total=len(pairs), initial=done, desc="score", unit="pair", disable=not progress) as bar,
+    ):
         file.truncate(4 * done)
         for start in range(done, len(pairs), chunk):
             part = [pairs[i] for i in order[start : start + chunk]]

@@ -1,0 +1,47 @@
+# Each target makes what it needs. Needs Python 3.10+, Rust, gcc and make; the network is used for the package indexes only.
+PYTHON ?= python3
+BIN := .venv/bin
+EXTRAS := cpu,train,eval,test,dev
+SOURCES := $(shell find rust_core Cargo.toml Cargo.lock -name '*.rs' -o -name 'Cargo.*')
+
+.PHONY: quickstart quickstart-full test lint bench results clean
+
+quickstart: .venv/ready  ## set up, then distil and measure a student on a small real collection (about 5 minutes)
+	$(BIN)/python scripts/quickstart.py
+
+quickstart-full: .venv/ready  ## the same, but trains the teacher too instead of taking its shipped scores
+	$(BIN)/python scripts/quickstart.py --train-teacher
+
+test: .venv/ready  ## set up, then run the tests
+	$(BIN)/python -m pytest
+	$(BIN)/python -c "import rankdistill"
+
+lint: .venv/ready  ## formatters, linters, type checkers, import contracts
+	cargo fmt --check
+	cargo clippy --all-targets --locked -- -D warnings
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest rankdistill._core
+	$(BIN)/lint-imports
+
+bench: .venv/ready  ## the benchmarks, against their peers
+	$(BIN)/uv pip install -q -p $(BIN)/python -e ".[bench]"
+	$(BIN)/python scripts/bench_scores.py
+	$(BIN)/python scripts/bench_batches.py
+	$(BIN)/python scripts/bench_training.py
+
+results: .venv/ready  ## docs/results.md from eval/results/*.json
+	$(BIN)/python scripts/render_results.py
+
+.venv/bin/uv:
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q uv
+
+# uv installs several GB of wheels in a minute where pip takes five; the system's certificates are what pip uses too.
+.venv/ready: .venv/bin/uv pyproject.toml $(SOURCES)
+	UV_SYSTEM_CERTS=1 $(BIN)/uv pip install -q -p $(BIN)/python -e ".[$(EXTRAS)]"
+	touch $@
+
+clean:
+	rm -rf .venv target runs dist rankdistill/*.so
