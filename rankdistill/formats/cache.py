@@ -1,4 +1,7 @@
-"""Where the package keeps what it can make again: `$RANKDISTILL_CACHE`, else `$XDG_CACHE_HOME/rankdistill`, else `~/.cache/rankdistill`."""
+"""Where the package keeps what it can make again.
+
+`$RANKDISTILL_CACHE`, else `$XDG_CACHE_HOME/rankdistill`, else `~/.cache/rankdistill`.
+"""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ class Collection:
             ValueError: if there's no such split, or several and none was named.
         """
         chosen = split or self.split or (self.splits[0] if len(self.splits) == 1 else None)
-        if chosen not in self._parts.qrels:
+        if chosen is None or chosen not in self._parts.qrels:
             splits = ", ".join(self.splits) or "none"
             raise ValueError(f"{self.name}: expected a split with qrels ({splits}), found {chosen}")
         return self._parts.qrels[chosen]()
@@ -188,8 +188,9 @@ def open_collection(spec: str | Path, *, split: str | None = None, cache_dir: Pa
 
     Args:
         spec: a BEIR folder (`corpus.jsonl[.gz]`, `queries.jsonl[.gz]`, `qrels/SPLIT.tsv`), an MS MARCO folder
-            (`collection.tsv`, `queries.SPLIT.tsv`, `qrels.SPLIT.tsv`) or its `collection.tsv`, a folder of Hugging Face's
-            `save_to_disk`, `hf:NAME`, or an ir_datasets id (`beir/scifact/test`; `ir_datasets:ID` where a folder has the same name).
+            (`collection.tsv`, `queries.SPLIT.tsv`, `qrels.SPLIT.tsv`) or its `collection.tsv`, a folder of Hugging
+            Face's `save_to_disk`, `hf:NAME`, or an ir_datasets id (`beir/scifact/test`; `ir_datasets:ID` where a
+            folder has the same name).
         split: the split whose qrels are meant when none is named.
         cache_dir: where indexes of big files are kept; the user's cache by default.
 
@@ -217,8 +218,8 @@ def open_collection(spec: str | Path, *, split: str | None = None, cache_dir: Pa
         parts = open_irds(name)
     if parts is None:
         raise BadDataError(
-            "a collection: a folder with corpus.jsonl[.gz] (BEIR), with collection.tsv[.gz] (MS MARCO) or of save_to_disk "
-            '(Hugging Face), a .tsv file, "hf:NAME", or an ir_datasets id',
+            "a collection: a folder with corpus.jsonl[.gz] (BEIR), with collection.tsv[.gz] (MS MARCO) or of "
+            'save_to_disk (Hugging Face), a .tsv file, "hf:NAME", or an ir_datasets id',
             _what_is_there(path),
             path=name,
         )

@@ -1,4 +1,7 @@
-"""Collections in Hugging Face datasets: by name (`hf:NAME`), saved to disk, or as `datasets.Dataset` objects. Texts stay in Arrow."""
+"""Collections in Hugging Face datasets: by name (`hf:NAME`), saved to disk, or as `datasets.Dataset` objects.
+
+Texts stay in Arrow.
+"""
 
 from __future__ import annotations
 
@@ -54,13 +57,13 @@ class _ArrowTexts(Texts):
         self._dataset = dataset.with_format(None).select_columns([self._id, self._text, *(["title"] * self._has_title)])
 
     @cached_property
-    def ids(self) -> IdTable:  # type: ignore[override]
+    def ids(self) -> IdTable:
         blocks = self._dataset.select_columns([self._id]).iter(batch_size=1 << 16)
         return id_table((str(id_) for block in blocks for id_ in block[self._id]), self.name)
 
     @cached_property
-    def fingerprint(self) -> str:  # type: ignore[override]
-        # The data set's own fingerprint follows its transforms, and the ids guard against one made from other data by the same steps.
+    def fingerprint(self) -> str:
+        # The data set's own fingerprint follows its source and transforms; the ids are a second guard.
         return fingerprint_of(self._dataset._fingerprint, *self.ids.parts())
 
     def take(self, rows: Sequence[int] | NDArray[Any]) -> list[str]:
@@ -102,8 +105,8 @@ def _sole(data: Any) -> Any:
 def open_hf(spec: str | Path) -> Parts:
     """Opens `hf:NAME` (from the hub or its cache), or a folder of `save_to_disk`.
 
-    A named data set has configs for docs and queries, and for qrels where it has any. A folder is either one DatasetDict
-    with those keys, or holds one folder for each.
+    A named data set has configs for docs and queries, and for qrels where it has any. A folder is either one
+    DatasetDict with those keys, or holds one folder for each.
 
     Raises:
         BadDataError: if no config, key or folder is called as docs usually are, or columns aren't recognised.

@@ -30,11 +30,11 @@ class _IrDatasetsDocs(Texts):
         self.name, self._dataset, self._store = name, dataset, dataset.docs_store()
 
     @cached_property
-    def ids(self) -> IdTable:  # type: ignore[override]
+    def ids(self) -> IdTable:
         return id_table((doc.doc_id for doc in self._dataset.docs_iter()), self.name)
 
     @cached_property
-    def fingerprint(self) -> str:  # type: ignore[override]
+    def fingerprint(self) -> str:
         # ir_datasets checks the sources against hashes, so its namespace and the ids say which texts these are.
         return fingerprint_of(self._dataset.docs_namespace(), *self.ids.parts())
 

@@ -1,7 +1,7 @@
 """Texts with ids, found by row without holding a Python object for each: the two sides of a collection.
 
-Cost of a file of lines: 8 bytes a text for where its line begins, and about 15 to 20 beside the id's own characters for the
-id table. The lines stay on disk (memory-mapped), or in one buffer where the file is small.
+Cost of a file of lines: 8 bytes a text for where its line begins, and about 15 to 20 beside the id's own characters for
+the id table. The lines stay on disk (memory-mapped), or in one buffer where the file is small.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ParseLine = Callable[[bytes], tuple[str, str]]
 """One line, without its end, to id and text; ValueError says what's wrong with it."""
 
 _BLOCK = 2048
-# Files below this are read into one buffer at each opening (about a second); the rest are mapped, and their index is kept.
+# Files below this are read into one buffer at each opening (about a second); of the rest the index is kept.
 _IN_MEMORY_BYTES = 64 << 20
 # gzip shrinks text to about a quarter.
 _IN_MEMORY_GZIP_BYTES = 16 << 20
@@ -250,7 +250,7 @@ def _load_index(path: Path, parse: ParseLine) -> IndexParts:
         return saved["starts"], ids, parse, str(saved["fingerprint"])
 
 
-def _gunzip(path: Path, use: Callable[[IO[bytes]], Any]) -> Any:
+def _gunzip(path: Path, use: Callable[[gzip.GzipFile], Any]) -> Any:
     try:
         with gzip.open(path) as file:
             return use(file)
@@ -258,6 +258,6 @@ def _gunzip(path: Path, use: Callable[[IO[bytes]], Any]) -> Any:
         raise BadDataError("a whole gzip archive", str(error), "fetch the file again", str(path)) from error
 
 
-def _copy(source: IO[bytes], target: IO[bytes]) -> None:
+def _copy(source: gzip.GzipFile, target: IO[bytes]) -> None:
     while block := source.read(1 << 20):
         target.write(block)

@@ -1,0 +1,200 @@
+"""Which rows a step has, found without stepping through those before it; and rows -> padded arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rankdistill._core import TokenStore
+from rankdistill.data.shuffle import permuted_positions
+
+__all__ = ["BatchPlan", "TrainBatch", "assemble", "length_grouped", "padding_share"]
+
+Rows = NDArray[np.int64]
+
+
+def length_grouped(
+    rows: Rows, lengths: NDArray[Any], batch_size: int, *, seed: int, epoch: int, window: int
+) -> list[Rows]:
+    """Cuts one window of rows into batches of similar lengths, in random order.
+
+    The result depends on the arguments alone. If the window isn't a whole number of batches (only the last of an epoch
+    isn't), the rows at its end are the last batch, as they come: so what is left over isn't always the longest.
+
+    Args:
+        rows: rows of the window, in shuffled order.
+        lengths: length of each.
+    """
+    num_whole = len(rows) // batch_size * batch_size
+    order = np.argsort(lengths[:num_whole], kind="stable")
+    batches = rows[:num_whole][order].reshape(-1, batch_size)
+    shuffled = np.random.default_rng([seed, epoch, window]).permutation(len(batches))
+    rest = [rows[num_whole:]] if num_whole < len(rows) else []
+    return [*batches[shuffled], *rest]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchPlan:
+    """Rows of every step of every epoch, as a function of (seed, epoch, step): resuming is asking for another step.
+
+    Each row occurs exactly once an epoch, over all ranks. A step's rows over all ranks are the same set for every
+    `world_size` with the same `batch_size * world_size`.
+
+    Cost: O(window) for the first step asked of a window, nothing for the others.
+
+    Attributes:
+        num_rows: rows of an epoch.
+        batch_size: rows of a step on one rank.
+        seed: decides the order.
+        world_size: number of ranks.
+        rank: this one, from 0.
+        window_batches: rows are shuffled globally, then grouped by length inside windows of this many global batches;
+            1 doesn't group.
+        lengths: rows -> what to group by (tokens of the longest doc, say).
+        drop_last: leave out the last global batch of an epoch if it isn't full. Otherwise it's split as evenly as
+            possible, and left out only if a rank would get nothing.
+    """
+
+    num_rows: int
+    batch_size: int
+    seed: int = 0
+    world_size: int = 1
+    rank: int = 0
+    window_batches: int = 1
+    lengths: Callable[[Rows], NDArray[Any]] | None = None
+    drop_last: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("num_rows", "batch_size", "world_size", "window_batches"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"expected {name} of 1 or more, found {getattr(self, name)}")
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(f"expected a rank from 0 to {self.world_size - 1}, found {self.rank}")
+        if self.seed < 0:
+            raise ValueError(f"expected a seed of 0 or more, found {self.seed}")
+        if not self.num_steps:
+            raise ValueError(
+                f"expected rows for at least one step of {self.world_size} ranks, found {self.num_rows}; lower batch_size"
+                + (" or leave drop_last off" if self.drop_last else "")
+            )
+
+    @property
+    def global_batch(self) -> int:
+        """Rows of a step over all ranks."""
+        return self.batch_size * self.world_size
+
+    @property
+    def num_dropped_rows(self) -> int:
+        """Rows of each epoch that no rank gets."""
+        rest = self.num_rows % self.global_batch
+        return rest if self.drop_last or rest < self.world_size else 0
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of an epoch."""
+        return -(-(self.num_rows - self.num_dropped_rows) // self.global_batch)
+
+    def rows(self, epoch: int, step: int) -> Rows:
+        """Rows of this rank in one step.
+
+        Args:
+            epoch: from 0.
+            step: from 0, inside the epoch.
+
+        Raises:
+            IndexError: if the epoch hasn't that step.
+        """
+        if not 0 <= step < self.num_steps:
+            raise IndexError(f"expected a step from 0 to {self.num_steps - 1}, found {step}")
+        window, at = divmod(step, self.window_batches)
+        # Contiguous parts: rows of a batch are in order of length, so each rank pads little.
+        return np.array_split(self._window(epoch, window)[at], self.world_size)[self.rank]
+
+    def steps(self, epoch: int, start: int = 0) -> Iterator[Rows]:
+        """Rows of this rank for every step of an epoch, from `start`."""
+        for step in range(start, self.num_steps):
+            yield self.rows(epoch, step)
+
+    def _window(self, epoch: int, window: int) -> list[Rows]:
+        """Global batches of one window; the last one asked for is kept."""
+        kept: tuple[tuple[int, int], list[Rows]] | None = self.__dict__.get("_kept")
+        if kept is not None and kept[0] == (epoch, window):
+            return kept[1]
+        size = self.window_batches * self.global_batch
+        count = min(size, self.num_rows - window * size)
+        rows = permuted_positions(self.num_rows, self.seed, epoch, window * size, count, 1)
+        if self.lengths is None or self.window_batches == 1:
+            batches = np.split(rows, range(self.global_batch, count, self.global_batch))
+        else:
+            lengths = self.lengths(rows)
+            batches = length_grouped(rows, lengths, self.global_batch, seed=self.seed, epoch=epoch, window=window)
+        self.__dict__["_kept"] = ((epoch, window), batches)
+        return batches
+
+
+@dataclass(frozen=True)
+class TrainBatch:
+    """B queries with N docs each, as a dual encoder reads them.
+
+    Attributes:
+        query_ids: B x L tokens.
+        query_mask: B x L, 1 where there's a token.
+        doc_ids: (B * N) x L tokens; docs of query b are rows b*N to b*N + N - 1.
+        doc_mask: (B * N) x L.
+        teacher_scores_BN: the teacher's scores, as they were given.
+        rows: which rows of the score file these are.
+        query_rows: row of the collection of each query.
+        doc_rows_BN: row of the collection of each doc.
+    """
+
+    query_ids: NDArray[np.int64]
+    query_mask: NDArray[np.int64]
+    doc_ids: NDArray[np.int64]
+    doc_mask: NDArray[np.int64]
+    teacher_scores_BN: NDArray[np.float32]
+    rows: Rows
+    query_rows: Rows
+    doc_rows_BN: Rows
+
+
+def assemble(
+    queries: TokenStore,
+    docs: TokenStore,
+    *,
+    query_rows: Rows,
+    doc_rows_BN: Rows,
+    teacher_scores_BN: NDArray[np.float32],
+    rows: Rows,
+    pad_id: int,
+    query_max_length: int | None = None,
+    doc_max_length: int | None = None,
+    pad_to_multiple_of: int = 1,
+) -> TrainBatch:
+    """Rows of the collection -> padded arrays.
+
+    Args:
+        query_rows: B rows of `queries`.
+        doc_rows_BN: N rows of `docs` for each query.
+        teacher_scores_BN: their scores.
+        rows: what to call these rows in messages and logs.
+        query_max_length: cut queries further than the store did.
+        doc_max_length: the same for docs.
+
+    Raises:
+        ValueError: if a row isn't in its store, or shapes differ.
+    """
+    if teacher_scores_BN.shape != doc_rows_BN.shape or len(query_rows) != len(doc_rows_BN):
+        shapes = f"{query_rows.shape}, {doc_rows_BN.shape} and {teacher_scores_BN.shape}"
+        raise ValueError(f"expected query_rows of B, doc_rows_BN and teacher_scores_BN of B x N, found {shapes}")
+    query_ids, query_mask = queries.batch(query_rows, pad_id, query_max_length, pad_to_multiple_of)
+    doc_ids, doc_mask = docs.batch(doc_rows_BN.reshape(-1), pad_id, doc_max_length, pad_to_multiple_of)
+    return TrainBatch(query_ids, query_mask, doc_ids, doc_mask, teacher_scores_BN, rows, query_rows, doc_rows_BN)
+
+
+def padding_share(mask: NDArray[Any]) -> float:
+    """The share of a batch's positions that are padding, from its attention mask."""
+    return 1.0 - float(mask.sum()) / mask.size if mask.size else 0.0
