@@ -11,8 +11,12 @@ import os
 import re
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from rankdistill.formats.collection import Collection
 from hypothesis import settings
 
 # The first example pays for imports and just-in-time work; a deadline would only measure the machine.
@@ -119,3 +123,17 @@ def tiny_sentence_transformer_dir(tmp_path_factory: pytest.TempPathFactory, tiny
     folder = tmp_path_factory.mktemp("tiny_sentence_transformer")
     SentenceTransformer(str(tiny_bert_dir), device="cpu").save_pretrained(str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_collection(conala: Path, conala_texts: dict[str, dict[str, str]]) -> Collection:
+    """200 docs of conala with the 60 test questions whose answers are among them; in memory."""
+    from rankdistill.formats.collection import collection_from_texts
+    from rankdistill.formats.trec import read_qrels
+
+    qrels = dict(list(read_qrels(conala / "qrels" / "test.tsv").items())[:60])
+    relevant = dict.fromkeys(doc_id for judged in qrels.values() for doc_id in judged)
+    doc_ids = list(dict.fromkeys([*relevant, *conala_texts["docs"]]))[:200]
+    docs = {doc_id: conala_texts["docs"][doc_id] for doc_id in doc_ids}
+    queries = {query_id: conala_texts["queries"][query_id] for query_id in qrels}
+    return collection_from_texts(docs, queries, qrels)
