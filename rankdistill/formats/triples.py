@@ -6,7 +6,7 @@ import gzip
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, cast
 
 from rankdistill.errors import BadDataError
 
@@ -22,8 +22,9 @@ class Triple(NamedTuple):
 
 
 def _open(path: str | os.PathLike[str], mode: str) -> IO[str]:
-    opener = gzip.open if str(path).endswith(".gz") else open
-    return opener(path, mode + "t", encoding="utf-8", newline="\n")  # type: ignore[operator,no-any-return]
+    if str(path).endswith(".gz"):
+        return cast("IO[str]", gzip.open(path, mode + "t", encoding="utf-8", newline="\n"))
+    return open(path, mode, encoding="utf-8", newline="\n")
 
 
 def read_triples(path: str | os.PathLike[str]) -> list[Triple]:

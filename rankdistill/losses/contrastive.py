@@ -8,7 +8,9 @@ from torch.nn import functional
 __all__ = ["infonce"]
 
 
-def infonce(scores_BM: Tensor, positives_B: Tensor, *, temperature: float = 1.0, mask_BM: Tensor | None = None) -> Tensor:
+def infonce(
+    scores_BM: Tensor, positives_B: Tensor, *, temperature: float = 1.0, mask_BM: Tensor | None = None
+) -> Tensor:
     """Cross-entropy of choosing each query's relevant doc among all docs of the batch.
 
     Args:

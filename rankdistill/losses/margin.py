@@ -39,9 +39,7 @@ def margin_mse(student_scores_BN: Tensor, teacher_scores_BN: Tensor) -> Tensor:
     return (gap_BN[:, :1] - gap_BN[:, 1:]).square().mean()
 
 
-def margin_mse_all_pairs(
-    student_scores_BN: Tensor, teacher_scores_BN: Tensor, mask_BN: Tensor | None = None
-) -> Tensor:
+def margin_mse_all_pairs(student_scores_BN: Tensor, teacher_scores_BN: Tensor, mask_BN: Tensor | None = None) -> Tensor:
     """Mean squared difference of margins over all pairs of docs of a query.
 
     Over the docs of a whole batch ([B, M] scores of every query with every doc) this is in-batch Margin-MSE.

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from rankdistill.errors import BadDataError
@@ -23,7 +23,7 @@ def config_with_layers(path: str, num_layers: int | None) -> PretrainedConfig:
     Raises:
         ValueError: if the model hasn't that many layers.
     """
-    config = AutoConfig.from_pretrained(path)
+    config: PretrainedConfig = AutoConfig.from_pretrained(path)
     if num_layers is not None:
         depth = int(config.num_hidden_layers)
         if not 1 <= num_layers <= depth:
@@ -40,17 +40,19 @@ def _quiet() -> Iterator[None]:
     # transformers prints a table of the weights it left out. Layers that were cut off on purpose aren't news, and
     # what would be (weights left random) is checked below.
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         transformers_logging.set_verbosity(verbosity)
         if bars:
-            transformers_logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def load_weights(auto_class: Any, path: str, config: PretrainedConfig, may_be_new: tuple[str, ...] = ()) -> nn.Module:
+def load_weights(
+    auto_class: Any, path: str, config: PretrainedConfig, may_be_new: tuple[str, ...] = ()
+) -> PreTrainedModel:
     """`auto_class.from_pretrained` in float32 that refuses a checkpoint which lacks weights.
 
     Args:
@@ -65,7 +67,7 @@ def load_weights(auto_class: Any, path: str, config: PretrainedConfig, may_be_ne
     if missing:
         found = f"{len(missing)} missing (first: {missing[0]})"
         raise BadDataError("all weights that config.json speaks of", found, "save the checkpoint again, whole", path)
-    body: nn.Module = model
+    body: PreTrainedModel = model
     return body
 
 

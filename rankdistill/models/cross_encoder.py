@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from rankdistill.errors import BadDataError
 from rankdistill.models.backbone import config_with_layers, load_tokenizer, load_weights, weights_fingerprint
@@ -29,7 +29,7 @@ class CrossEncoderModel(nn.Module):
         BERT_CAT of Hofstätter et al. 2020, arXiv:2010.02666.
     """
 
-    def __init__(self, classifier: nn.Module, tokenizer: Any, *, max_length: int = 256) -> None:
+    def __init__(self, classifier: PreTrainedModel, tokenizer: Any, *, max_length: int = 256) -> None:
         super().__init__()
         self.classifier, self.tokenizer, self.max_length = classifier, tokenizer, max_length
         self.config: Any = classifier.config
@@ -80,7 +80,10 @@ class CrossEncoderModel(nn.Module):
         if not classifies and not new_head:
             found = ", ".join(config.architectures or ["no architecture"])
             raise BadDataError(
-                "a cross-encoder (…ForSequenceClassification)", found, "train one with `rankdistill train teacher`", str(path)
+                "a cross-encoder (…ForSequenceClassification)",
+                found,
+                "train one with `rankdistill train teacher`",
+                str(path),
             )
         if classifies and config.num_labels != 1:
             raise BadDataError("a model with one output", f"{config.num_labels} outputs", "pick a ranker", str(path))
@@ -99,7 +102,7 @@ class CrossEncoderModel(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         # CrossEncoder applies a sigmoid to single outputs unless told otherwise, and Margin-MSE needs the raw scores.
         self.config.sentence_transformers = {"activation_fn": "torch.nn.modules.linear.Identity"}
-        self.classifier.save_pretrained(folder)  # type: ignore[operator]
+        self.classifier.save_pretrained(folder)
         self.tokenizer.model_max_length = self.max_length
         self.tokenizer.save_pretrained(folder)
         about = {"architecture": "cross-encoder", "max_length": self.max_length}

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoModel
+from transformers import AutoModel, PreTrainedModel
 
 from rankdistill.errors import BadDataError
 from rankdistill.models.backbone import config_with_layers, load_tokenizer, load_weights, weights_fingerprint
@@ -43,7 +43,9 @@ def resolve(name_or_path: str) -> str:
         raise FileNotFoundError(f"{name_or_path}: expected a model folder, found nothing there; check the path")
     from huggingface_hub import snapshot_download
 
-    return snapshot_download(name_or_path, ignore_patterns=["*.bin", "*.onnx", "*.h5", "*.msgpack", "openvino/*", "onnx/*"])
+    return snapshot_download(
+        name_or_path, ignore_patterns=["*.bin", "*.onnx", "*.h5", "*.msgpack", "openvino/*", "onnx/*"]
+    )
 
 
 class DotModel(nn.Module):
@@ -60,7 +62,7 @@ class DotModel(nn.Module):
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: PreTrainedModel,
         tokenizer: Any,
         *,
         pooling: Pooling = "mean",
@@ -76,7 +78,7 @@ class DotModel(nn.Module):
         self.pooling, self.normalize = pooling, normalize
         self.query_max_length, self.doc_max_length = query_max_length, doc_max_length
         self.config: Any = encoder.config
-        self.dim: int = projection.out_features if projection is not None else int(self.config.hidden_size)
+        self.dim: int = projection.out_features if projection is not None else int(encoder.config.hidden_size)
 
     @property
     def device(self) -> torch.device:
@@ -169,7 +171,7 @@ class DotModel(nn.Module):
         """Writes a folder that `SentenceTransformer(path)` and `DotModel.from_pretrained(path)` load."""
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
-        self.encoder.save_pretrained(folder)  # type: ignore[operator]
+        self.encoder.save_pretrained(folder)
         longest = max(self.query_max_length, self.doc_max_length)
         self.tokenizer.model_max_length = longest
         self.tokenizer.save_pretrained(folder)
@@ -184,7 +186,9 @@ class DotModel(nn.Module):
         if self.normalize:
             modules.append(("Normalize", f"{len(modules)}_Normalize"))
             _write_json(folder / modules[-1][1] / "config.json", {})
-        listed = [{"idx": i, "name": str(i), "path": at, "type": _ST_TYPES[kind]} for i, (kind, at) in enumerate(modules)]
+        listed = [
+            {"idx": i, "name": str(i), "path": at, "type": _ST_TYPES[kind]} for i, (kind, at) in enumerate(modules)
+        ]
         _write_json(folder / "modules.json", listed)
         _write_json(folder / "sentence_bert_config.json", {"max_seq_length": longest, "do_lower_case": False})
         similarity = {"model_type": "SentenceTransformer", "similarity_fn_name": "dot", "prompts": {}}
@@ -204,7 +208,13 @@ def _read_json(path: Path) -> Any:
 def _read_layout(path: Path) -> dict[str, Any]:
     """What a folder says of itself: where its modules are, how they pool, how long texts may be."""
     own = _read_json(path / _OWN_CONFIG)
-    found: dict[str, Any] = {"transformer": "", "dense": None, "normalize": False, "pooling": "mean", "max_length": None}
+    found: dict[str, Any] = {
+        "transformer": "",
+        "dense": None,
+        "normalize": False,
+        "pooling": "mean",
+        "max_length": None,
+    }
     found |= {key: own.get(key) for key in ("query_max_length", "doc_max_length")}
     for module in _read_json(path / "modules.json") or []:
         kind, where = str(module["type"]).rsplit(".", 1)[-1], str(module["path"])
@@ -237,7 +247,9 @@ def _pooling_mode(config: dict[str, Any], path: Path) -> str:
         names = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
         mode = names.get(chosen[0]) if len(chosen) == 1 else None
     if mode not in ("mean", "cls"):
-        raise BadDataError('pooling "mean" or "cls"', repr(config), "pool another way or retrain", str(path / "1_Pooling"))
+        raise BadDataError(
+            'pooling "mean" or "cls"', repr(config), "pool another way or retrain", str(path / "1_Pooling")
+        )
     return str(mode)
 
 
@@ -257,7 +269,9 @@ def _load_dense(folder: Path) -> nn.Linear:
     config = _read_json(folder / "config.json")
     if not str(config["activation_function"]).endswith("Identity"):
         found = str(config["activation_function"])
-        raise BadDataError("a linear Dense module", f"activation {found}", "retrain without it", str(folder / "config.json"))
+        raise BadDataError(
+            "a linear Dense module", f"activation {found}", "retrain without it", str(folder / "config.json")
+        )
     linear = nn.Linear(config["in_features"], config["out_features"], bias=config["bias"])
     weights = load_file(folder / "model.safetensors")
     linear.load_state_dict({name.removeprefix("linear."): tensor for name, tensor in weights.items()})

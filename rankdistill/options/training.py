@@ -63,7 +63,8 @@ class TrainingOptions:
     """Decides the order of rows, dropout and new weights."""
 
     window_batches: int = 16
-    """Rows are shuffled globally, then grouped by length inside windows of this many batches to save padding; 1 doesn't group."""
+    """Rows are shuffled globally, then grouped by length inside windows of this many batches to save padding; 1
+    doesn't group."""
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of matrix products; auto measures which is faster on this machine."""
@@ -98,7 +99,8 @@ class MarginMSEOptions(TrainingOptions):
     """Train a student from teacher scores."""
 
     scores: tuple[str, ...]
-    """Teacher score file(s) in a published format (5-column ids or text, margins, n-way JSON lines; plain, .gz or .zst), a glob, or a compiled store."""
+    """Teacher score file(s) in a published format (5-column ids or text, margins, n-way JSON lines; plain, .gz or
+    .zst), a glob, or a compiled store."""
 
     student: Literal["dot"] = "dot"
     """Architecture of the student."""
@@ -116,13 +118,16 @@ class MarginMSEOptions(TrainingOptions):
     """Tokens of a document that are read, specials included (the paper: 200)."""
 
     loss: tuple[str, ...] = ("margin-mse", "infonce")
-    """Loss terms as NAME or NAME:WEIGHT. From the file's scores: margin-mse (the paper's; doc 0 against each other one), margin-mse-all-pairs, kl. From labels (doc 0 is relevant): infonce (against all docs of the batch), ranknet. From --in-batch-teacher: in-batch-margin-mse, in-batch-kl."""
+    """Loss terms as NAME or NAME:WEIGHT. From the file's scores: margin-mse (the paper's; doc 0 against each other
+    one), margin-mse-all-pairs, kl. From labels (doc 0 is relevant): infonce (against all docs of the batch),
+    ranknet. From --in-batch-teacher: in-batch-margin-mse, in-batch-kl."""
 
     temperature: float = 1.0
     """Divides the student's scores in kl, in-batch-kl and infonce."""
 
     in_batch_teacher: str | None = None
-    """A dense teacher (SentenceTransformer) whose scores of every query with every doc of the batch come from cached vectors."""
+    """A dense teacher (SentenceTransformer) whose scores of every query with every doc of the batch come from
+    cached vectors."""
 
     in_batch_scale: float = 20.0
     """Multiplies the dense teacher's scores (cosines, mostly), so that their spread suits dot products."""
@@ -163,7 +168,8 @@ class TeacherOptions(TrainingOptions):
     """Train a cross-encoder teacher from triples, or from qrels and negatives."""
 
     triples: str | None = None
-    """File of query_id, positive_id, negative_id (tab-separated, no header); without it --split and negatives are used."""
+    """File of query_id, positive_id, negative_id (tab-separated, no header); without it --split and negatives are
+    used."""
 
     split: str = "train"
     """Qrels whose relevant documents are the positives."""

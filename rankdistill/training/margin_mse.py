@@ -9,7 +9,7 @@ teacher whose whole matrix comes from cached vectors.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -158,7 +158,9 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
     return run_training(trainer, options, checkpoint, facts)
 
 
-def _batches(options: MarginMSEOptions, model: DotModel, collection: Collection, placed: Placed) -> tuple[DotSource, BatchPlan]:
+def _batches(
+    options: MarginMSEOptions, model: DotModel, collection: Collection, placed: Placed
+) -> tuple[DotSource, BatchPlan]:
     from accelerate import PartialState
 
     state = PartialState(cpu=options.device == "cpu")
@@ -183,7 +185,7 @@ def _batches(options: MarginMSEOptions, model: DotModel, collection: Collection,
     return DotSource(placed, plan, queries, docs, pad_id, teacher), plan
 
 
-def _validation(options: MarginMSEOptions, collection: Collection):  # type: ignore[no-untyped-def]
+def _validation(options: MarginMSEOptions, collection: Collection) -> Callable[[nn.Module], dict[str, float]]:
     assert options.dev_split is not None
     dev = open_collection(options.dev_collection) if options.dev_collection else collection
     qrels = dev_qrels(dev, options.dev_split, options.dev_queries)

@@ -153,7 +153,13 @@ class DotSource(_Source):
     """
 
     def __init__(
-        self, placed: Placed, plan: BatchPlan, queries: TokenStore, docs: TokenStore, pad_id: int, teacher: DenseTeacher | None
+        self,
+        placed: Placed,
+        plan: BatchPlan,
+        queries: TokenStore,
+        docs: TokenStore,
+        pad_id: int,
+        teacher: DenseTeacher | None,
     ) -> None:
         super().__init__(placed, plan)
         self.queries, self.docs, self.pad_id, self.teacher = queries, docs, pad_id, teacher
@@ -207,19 +213,27 @@ class CrossSource(_Source):
         *,
         max_length: int,
         pad_id: int,
-        joiner: Sequence[int],
+        pair_shape: tuple[Sequence[int], int],
         with_types: bool,
     ) -> None:
         super().__init__(placed, plan)
         self.queries, self.docs = queries, docs
-        self.max_length, self.pad_id, self.joiner, self.with_types = max_length, pad_id, joiner, with_types
+        self.max_length, self.pad_id, self.pair_shape, self.with_types = max_length, pad_id, pair_shape, with_types
 
     def __call__(self, epoch: int, step: int) -> Mapping[str, Array]:
         """Arrays: input_ids/attention_mask[/token_type_ids] [B*N, L], teacher_scores [B, N]."""
         query_rows_B, doc_rows_BN, scores_BN = self.placed.gather(self.plan.rows(epoch, step))
         query_rows = np.repeat(query_rows_B, doc_rows_BN.shape[1])
+        joiner, second_type = self.pair_shape
         ids, mask, types = pair_batch(
-            self.queries, query_rows, self.docs, doc_rows_BN.reshape(-1), self.max_length, self.pad_id, joiner=self.joiner
+            self.queries,
+            query_rows,
+            self.docs,
+            doc_rows_BN.reshape(-1),
+            self.max_length,
+            self.pad_id,
+            joiner=joiner,
+            second_type=second_type,
         )
         batch = {"input_ids": ids, "attention_mask": mask, "teacher_scores": scores_BN}
         return batch | {"token_type_ids": types} if self.with_types else batch

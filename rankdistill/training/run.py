@@ -40,7 +40,9 @@ def prepare_folder(options: TrainingOptions) -> Path | None:
     used = folder.is_dir() and any(folder.iterdir())
     if used and options.overwrite and not options.resume:
         if not (folder / "config.json").is_file():
-            raise FileExistsError(f"{folder}: expected an earlier run to overwrite, found other files; choose another --output-dir")
+            raise FileExistsError(
+                f"{folder}: expected an earlier run to overwrite, found other files; choose another --output-dir"
+            )
         shutil.rmtree(folder)
     elif used and not options.resume:
         raise FileExistsError(f"{folder}: expected an empty folder, found a run; pass --resume or --overwrite")
@@ -107,7 +109,11 @@ def write_config(options: TrainingOptions, **facts: Any) -> None:
         "argv": sys.argv,
         "versions": versions,
         "python": platform.python_version(),
-        "machine": {"processor": platform.machine(), "cpu": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()},
+        "machine": {
+            "processor": platform.machine(),
+            "cpu": torch.backends.cpu.get_cpu_capability(),
+            "threads": torch.get_num_threads(),
+        },
     } | {key: _plain(value) for key, value in facts.items()}
     (options.output_dir / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
@@ -135,7 +141,11 @@ def run_training(
         model.eval()
         model.save_pretrained(model_dir)
         best = {"best_step": trainer.state.best_global_step, "best_metric": trainer.state.best_metric}
-        summary = {"seconds": seconds, "steps": result.global_step, **(best if trainer.args.load_best_model_at_end else {})}
+        summary = {
+            "seconds": seconds,
+            "steps": result.global_step,
+            **(best if trainer.args.load_best_model_at_end else {}),
+        }
         metrics = {"summary": summary, "log": trainer.state.log_history}
         (options.output_dir / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
         (model_dir / "README.md").write_text(model_card(model, options, {**card, **summary}), encoding="utf-8")
@@ -146,7 +156,10 @@ def model_card(model: nn.Module, options: TrainingOptions, facts: Mapping[str, A
     """A model card in the hub's form: how it was made, how it's loaded."""
     is_dot = hasattr(model, "pooling")
     library, load = (
-        ("sentence-transformers", "from sentence_transformers import SentenceTransformer\n\nmodel = SentenceTransformer(PATH)")
+        (
+            "sentence-transformers",
+            "from sentence_transformers import SentenceTransformer\n\nmodel = SentenceTransformer(PATH)",
+        )
         if is_dot
         else ("sentence-transformers", "from sentence_transformers import CrossEncoder\n\nmodel = CrossEncoder(PATH)")
     )

@@ -12,7 +12,7 @@ from transformers import set_seed
 
 from rankdistill import losses
 from rankdistill.data.batches import BatchPlan
-from rankdistill.data.tokens import cached_tokens
+from rankdistill.data.tokens import cached_tokens, pair_shape
 from rankdistill.formats.collection import open_collection
 from rankdistill.formats.triples import Triple, read_triples
 from rankdistill.models.cross_encoder import CrossEncoderModel
@@ -30,7 +30,11 @@ def rows_of_triples(triples: list[Triple]) -> MemoryRows:
     queries: dict[str, int] = {}
     docs: dict[str, int] = {}
     table = [
-        (queries.setdefault(query_id, len(queries)), docs.setdefault(positive, len(docs)), docs.setdefault(negative, len(docs)))
+        (
+            queries.setdefault(query_id, len(queries)),
+            docs.setdefault(positive, len(docs)),
+            docs.setdefault(negative, len(docs)),
+        )
         for query_id, positive, negative in triples
     ]
     array = np.array(table, np.int64)
@@ -92,8 +96,6 @@ def train_teacher(options: TeacherOptions) -> Path:
         window_batches=options.window_batches,
         lengths=lambda rows: docs.lengths(placed.gather(rows)[1].reshape(-1)).reshape(len(rows), -1).max(1),
     )
-    # How this tokenizer joins two texts: [SEP] for BERT, </s></s> for RoBERTa. Read off an empty pair: start, end, joiner…, end.
-    empty = model.tokenizer("", "")["input_ids"]
     source = CrossSource(
         placed,
         plan,
@@ -101,7 +103,7 @@ def train_teacher(options: TeacherOptions) -> Path:
         docs,
         max_length=options.max_length,
         pad_id=int(model.tokenizer.pad_token_id),
-        joiner=empty[1:-1],
+        pair_shape=pair_shape(model.tokenizer),
         with_types="token_type_ids" in model.tokenizer.model_input_names,
     )
     arguments = trainer_arguments(options, source.num_steps)

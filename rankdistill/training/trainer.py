@@ -129,7 +129,9 @@ class DistillationTrainer(Trainer):
             generator=torch.Generator().manual_seed(0),
         )
 
-    def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
+    def compute_loss(
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         """The sum of the objective's terms."""
         terms = self._objective(model, inputs)
         loss = torch.stack(list(terms.values())).sum()
@@ -145,7 +147,9 @@ class DistillationTrainer(Trainer):
             self._term_sums, self._term_count = {}, 0
         super().log(logs, start_time)
 
-    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict[str, float]:
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
         """Measures of the dev set, as `eval_<measure>`."""
         assert self._validate is not None
         model: nn.Module = self.accelerator.unwrap_model(self.model)

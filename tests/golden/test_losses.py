@@ -1,4 +1,5 @@
-"""Golden values, recomputed with numpy by the designers (design notes, part G); 2.56, 0.25 and 1.405 also check by hand."""
+"""Golden values, recomputed with numpy by the designers (design notes, part G); 2.56, 0.25 and 1.405 also check by
+hand."""
 
 from __future__ import annotations
 
