@@ -29,7 +29,7 @@ class BadDataError(RankDistillError):
 
 
 class BadStoreError(RankDistillError):
-    """A file of our own (score store, token store) is torn, changed, foreign, from a later version, or built from something else."""
+    """A store of ours (scores, tokens, vectors) is torn, changed, foreign, of a later version, or built from something else."""
 
 
 class MissingIdsError(RankDistillError):
