@@ -25,6 +25,8 @@ settings.load_profile("house")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Tiny models gain nothing from threads, and on a busy machine threads that wait for each other cost 8 ms an operation.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REPOSITORY = Path(__file__).parents[1]
 SHARED_RETRIEVAL = REPOSITORY.parent / "shared" / "data" / "retrieval"
@@ -36,6 +38,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("shared_data"):
                 item.add_marker(pytest.mark.skip(reason=f"{SHARED_RETRIEVAL} isn't there"))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests of the GPU are skipped where there is none."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
 
 
 @pytest.fixture(scope="session")

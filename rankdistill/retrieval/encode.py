@@ -106,7 +106,10 @@ class inference_mode:
 
     def __init__(self, model: torch.nn.Module, dtype: DTypeName) -> None:
         device = next(model.parameters()).device
-        chosen = {"fast": fast_dtype(device), "bfloat16": torch.bfloat16}.get(dtype, torch.float32)
+        if dtype == "fast":
+            chosen = fast_dtype(device)
+        else:
+            chosen = torch.bfloat16 if dtype == "bfloat16" else torch.float32
         self._model, self._contexts = model, (torch.inference_mode(), autocast(device, chosen))
 
     def __enter__(self) -> None:

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rankdistill.errors import BadStoreError, MissingDependencyError
+from rankdistill.formats.collection import Collection
+from rankdistill.models.dot import DotModel
+from rankdistill.records import ranked
+from rankdistill.retrieval import search as search_module
+from rankdistill.retrieval.encode import encode_texts
+from rankdistill.retrieval.index import FlatIndex, build_index, faiss_module
+from rankdistill.retrieval.search import search, search_vectors
+
+
+@pytest.fixture(scope="module")
+def model(tiny_sentence_transformer_dir: Path) -> DotModel:
+    return DotModel.from_pretrained(tiny_sentence_transformer_dir, device="cpu")
+
+
+def test_door_gives_the_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'rankdistill\[cpu\]'") as caught:
+        faiss_module()
+    assert isinstance(caught.value, ImportError)
+    with pytest.raises(MissingDependencyError):
+        FlatIndex.build(np.zeros((1, 2)), ["a"])
+
+
+def test_modules_import_without_faiss() -> None:
+    import subprocess
+
+    code = "import sys; sys.modules['faiss'] = None; import rankdistill.retrieval.search, rankdistill.retrieval.systems"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_gpu_is_asked_for_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faiss_module(), "get_num_gpus", lambda: 0, raising=False)
+    with pytest.raises(MissingDependencyError, match="a GPU that FAISS sees"):
+        FlatIndex.build(np.eye(2), ["a", "b"], "cuda")
+    with pytest.raises(ValueError, match="expected device"):
+        FlatIndex.build(np.eye(2), ["a", "b"], "tpu")  # type: ignore[arg-type]
+
+
+def test_gpu_is_used_where_faiss_sees_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    faiss, moved = faiss_module(), []
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1, raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", lambda index: moved.append("up") or index, raising=False)
+    monkeypatch.setattr(faiss, "index_gpu_to_cpu", lambda index: moved.append("down") or index, raising=False)
+    index = FlatIndex.build(np.eye(2), ["a", "b"])
+    assert index.on_gpu
+    assert not FlatIndex.build(np.eye(2), ["a", "b"], "cpu").on_gpu
+    index.save(tmp_path)
+    assert moved == ["up", "down"]
+
+
+@pytest.mark.gpu
+def test_gpu_finds_what_the_cpu_finds() -> None:
+    if not getattr(faiss_module(), "get_num_gpus", lambda: 0)():
+        pytest.skip("this FAISS is the CPU's")
+    vectors = np.random.default_rng(0).normal(size=(3000, 16)).astype(np.float32)
+    ids = [str(i) for i in range(len(vectors))]
+    on_cpu, on_gpu = (FlatIndex.build(vectors, ids, device) for device in ("cpu", "cuda"))
+    np.testing.assert_array_equal(on_cpu.search(vectors[:50], 10)[1], on_gpu.search(vectors[:50], 10)[1])
+
+
+def test_exact_search_equals_the_matrix_product() -> None:
+    generator = np.random.default_rng(1)
+    docs, queries = generator.normal(size=(300, 8)), generator.normal(size=(7, 8))
+    index = FlatIndex.build(docs.astype(np.float16), [f"d{i}" for i in range(300)])
+    scores, rows = index.search(queries, 5)
+    expected = queries.astype(np.float32) @ docs.astype(np.float16).astype(np.float32).T
+    np.testing.assert_array_equal(rows, np.argsort(-expected, axis=1)[:, :5])
+    np.testing.assert_allclose(scores, -np.sort(-expected, axis=1)[:, :5], rtol=1e-5)
+
+
+def test_saved_index_is_the_same(tmp_path: Path) -> None:
+    index = FlatIndex.build(np.eye(3), ["a", "ü", "c d"])
+    index.save(tmp_path)
+    loaded = FlatIndex.load(tmp_path)
+    assert (loaded.doc_ids, loaded.dim, len(loaded)) == (["a", "ü", "c d"], 3, 3)
+    for ours, theirs in zip(index.search(np.eye(3), 2), loaded.search(np.eye(3), 2), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_folders_that_are_no_index(tmp_path: Path) -> None:
+    with pytest.raises(BadStoreError, match=r"expected index.faiss and ids.txt"):
+        FlatIndex.load(tmp_path)
+    FlatIndex.build(np.eye(2), ["a", "b"]).save(tmp_path)
+    (tmp_path / "ids.txt").write_text("a\n")
+    with pytest.raises(BadStoreError, match="found 2 vectors and 1 ids"):
+        FlatIndex.load(tmp_path)
+    (tmp_path / "index.faiss").write_bytes(b"nonsense")
+    with pytest.raises(BadStoreError, match="expected a FAISS index"):
+        FlatIndex.load(tmp_path)
+
+
+def test_input_that_cannot_be_indexed_or_searched() -> None:
+    with pytest.raises(ValueError, match="as many ids as vectors"):
+        FlatIndex.build(np.eye(2), ["a"])
+    with pytest.raises(ValueError, match=r"infinity in row 1 \('b'\)"):
+        FlatIndex.build(np.array([[0.0, 1.0], [np.nan, 0.0]]), ["a", "b"])
+    with pytest.raises(ValueError, match="expected queries of width 2"):
+        FlatIndex.build(np.eye(2), ["a", "b"]).search(np.eye(3), 1)
+    with pytest.raises(ValueError, match="expected k of at least 1"):
+        search_vectors(FlatIndex.build(np.eye(2), ["a", "b"]), {"q": np.zeros(2, np.float32)}, 0)
+
+
+@pytest.mark.parametrize("k", [1, 5, 20, 59, 60, 100])
+def test_ties_at_the_cut_are_decided_by_doc_id(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Three different vectors, each twenty times, under ids in an order of their own.
+    monkeypatch.setattr(search_module, "_MARGIN", 2)
+    generator = np.random.default_rng(2)
+    ids = [f"d{i:02}" for i in generator.permutation(60)]
+    vectors = np.repeat(np.array([[3, 0], [2, 0], [1, 0]], np.float32), 20, axis=0)[generator.permutation(60)]
+    run = search_vectors(FlatIndex.build(vectors, ids, "cpu"), {"q": np.array([1, 0], np.float32)}, k)
+    everything = dict(zip(ids, vectors[:, 0].tolist(), strict=True))
+    assert list(run["q"].items()) == ranked(everything, k)
+
+
+def test_search_finds_what_brute_force_finds(model: DotModel, small_collection: Collection) -> None:
+    queries = dict(small_collection.queries())
+    run = search(model, build_index(model, small_collection.docs(), progress=False), queries, k=10, progress=False)
+    query_QD = encode_texts(model, list(queries.values()), kind="query", progress=False)
+    docs = dict(small_collection.docs())
+    doc_KD = encode_texts(model, list(docs.values()), kind="document", progress=False)
+    for query_id, scores in zip(queries, query_QD @ doc_KD.T, strict=True):
+        best = np.sort(scores)[::-1][:10]
+        assert len(run[query_id]) == 10
+        np.testing.assert_allclose(list(run[query_id].values()), best, rtol=1e-5)
+
+
+def test_docs_may_be_a_mapping_and_fewer_than_k(model: DotModel) -> None:
+    index = build_index(model, {"a": "sort a list", "b": "open a file"}, progress=False)
+    run = search(model, index, {"q": "sort"}, k=10, progress=False)
+    assert sorted(run["q"]) == ["a", "b"]
+    assert search(model, index, {}, progress=False) == {}
+    assert search(model, build_index(model, {}, progress=False), {"q": "sort"}, progress=False) == {"q": {}}
