@@ -16,7 +16,7 @@ class IdTable:
 
     def __new__(cls) -> IdTable: ...
     def extend(self, ids: Sequence[str]) -> int | None:
-        """Appends `ids` and returns None, or stops at the first that is there already and returns its position in `ids`."""
+        """Appends `ids`, or stops at the first that is there already and returns its position in `ids`."""
 
     def rows(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """The row of each id, -1 where it isn't there."""
@@ -61,7 +61,7 @@ class TokenStore:
     @property
     def source_fingerprint(self) -> str: ...
     def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int32]:
-        """Tokens of each row, special ones included. Raises ValueError for a row that isn't there (-1 is an unknown id)."""
+        """Tokens of each row, special ones included. Raises ValueError for a row that isn't there."""
 
     def batch(
         self, rows: NDArray[np.int64], pad_id: int, max_length: int | None = None, pad_to_multiple_of: int = 1
@@ -84,10 +84,11 @@ class TokenStore:
         pad_id: int,
         pad_to_multiple_of: int = 1,
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """`(input_ids, attention_mask, token_type_ids)` of pairs, cut by `longest_first`; `rankdistill.data.tokens.pair_batch` fills in the joiner.
+        """`(input_ids, attention_mask, token_type_ids)` of pairs; see `rankdistill.data.tokens.pair_batch`.
 
         Raises:
-            ValueError: for a row that isn't there, unequal numbers of rows, stores of two tokenizers, or a `max_length` that doesn't hold the special tokens.
+            ValueError: for a row that isn't there, unequal numbers of rows, stores of two tokenizers, or a `max_length`
+                that doesn't hold the special tokens.
         """
 
 @final
@@ -110,7 +111,7 @@ class TokenWriter:
     ) -> TokenWriter: ...
     def __len__(self) -> int: ...
     def push(self, tokens: NDArray[np.uint32], lengths: NDArray[np.uint32]) -> None:
-        """Appends texts: their tokens end to end, and each one's number of tokens. Raises ValueError if they don't fit."""
+        """Appends texts: their tokens end to end, and the number of each. Raises ValueError if they don't fit."""
 
     def finish(self) -> None:
         """Completes the file and gives it its name."""

@@ -78,7 +78,7 @@ class BatchPlan:
             raise ValueError(f"expected a seed of 0 or more, found {self.seed}")
         if not self.num_steps:
             raise ValueError(
-                f"expected rows for at least one step of {self.world_size} ranks, found {self.num_rows}; lower batch_size"
+                f"expected rows for a step of {self.world_size} ranks, found {self.num_rows}; lower batch_size"
                 + (" or leave drop_last off" if self.drop_last else "")
             )
 

@@ -87,7 +87,7 @@ def build_tokens(
     Args:
         texts: (id, text) in the order of the rows; only `Texts` skip what is done without reading it.
         tokenizer: a fast tokenizer of transformers (or a `tokenizers.Tokenizer`).
-        max_length: longer texts are truncated as the tokenizer does it; special tokens count.
+        max_length: longer texts are truncated as the tokenizer does; special tokens count.
         path: the store. While it grows it's `PATH.partial`, with `PATH.journal` beside it.
         prompt: put in front of every text ("query: " for E5).
         fingerprint: what names the texts; needed where `texts` isn't a `Texts`.

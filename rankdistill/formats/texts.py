@@ -11,6 +11,7 @@ import hashlib
 import io
 import mmap
 import os
+import zipfile
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -188,7 +189,7 @@ def read_lines(path: Path, parse: ParseLine, *, cache_dir: Path | None = None) -
         lines_map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         try:
             parts = _load_index(index, parse)
-        except (OSError, KeyError, ValueError, BadStoreError):
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile, BadStoreError):
             parts = _index(file, parse, path)
             _save_index(index, *parts)
     return LineTexts(str(path), lines_map, *parts)
