@@ -132,7 +132,8 @@ def main() -> None:
     evaluations = {label: evaluate(qrels, run, MEASURES) for label, run in runs.items()}
     baseline = next(label for label in evaluations if label.startswith(BASELINE))
     compared = {
-        entry.system: entry for entry in compare(evaluations, baseline=baseline, measure="nDCG@10", test="randomisation")
+        entry.system: entry
+        for entry in compare(evaluations, baseline=baseline, measure="nDCG@10", test="randomisation")
     }
     rows = []
     for label, evaluation in evaluations.items():

@@ -1,7 +1,95 @@
-"""rankdistill: distils big rankers into small, fast ones and proves it on real data."""
+"""rankdistill: distils big rankers into small, fast ones and proves it on real data.
+
+The names below are found on first use, so that `import rankdistill` brings neither torch nor transformers.
+"""
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from rankdistill._core import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from rankdistill.data.scores import ScoreStore, open_scores
+    from rankdistill.evaluation.measures import Evaluation, evaluate
+    from rankdistill.evaluation.significance import compare
+    from rankdistill.formats.collection import Collection, collection_from_texts, open_collection
+    from rankdistill.formats.scores import read_scores
+    from rankdistill.formats.trec import read_qrels, read_run, write_qrels, write_run
+    from rankdistill.models.cross_encoder import CrossEncoderModel
+    from rankdistill.models.dot import DotModel
+    from rankdistill.models.loading import load_model as load
+    from rankdistill.options.training import MarginMSEOptions, TeacherOptions
+    from rankdistill.records import Qrels, Run
+    from rankdistill.retrieval.bm25 import BM25
+    from rankdistill.retrieval.index import FlatIndex, build_index
+    from rankdistill.retrieval.rerank import rerank
+    from rankdistill.retrieval.search import search
+    from rankdistill.training.margin_mse import train_margin_mse
+    from rankdistill.training.teacher import train_teacher
+
+__all__ = [
+    "BM25",
+    "Collection",
+    "CrossEncoderModel",
+    "DotModel",
+    "Evaluation",
+    "FlatIndex",
+    "MarginMSEOptions",
+    "Qrels",
+    "Run",
+    "ScoreStore",
+    "TeacherOptions",
+    "__version__",
+    "build_index",
+    "collection_from_texts",
+    "compare",
+    "evaluate",
+    "load",
+    "open_collection",
+    "open_scores",
+    "read_qrels",
+    "read_run",
+    "read_scores",
+    "rerank",
+    "search",
+    "train_margin_mse",
+    "train_teacher",
+    "write_qrels",
+    "write_run",
+]
+
+_HOME = {
+    "data.scores": ("ScoreStore", "open_scores"),
+    "evaluation.measures": ("Evaluation", "evaluate"),
+    "evaluation.significance": ("compare",),
+    "formats.collection": ("Collection", "collection_from_texts", "open_collection"),
+    "formats.scores": ("read_scores",),
+    "formats.trec": ("read_qrels", "read_run", "write_qrels", "write_run"),
+    "models.cross_encoder": ("CrossEncoderModel",),
+    "models.dot": ("DotModel",),
+    "models.loading": ("load",),
+    "options.training": ("MarginMSEOptions", "TeacherOptions"),
+    "records": ("Qrels", "Run"),
+    "retrieval.bm25": ("BM25",),
+    "retrieval.index": ("FlatIndex", "build_index"),
+    "retrieval.rerank": ("rerank",),
+    "retrieval.search": ("search",),
+    "training.margin_mse": ("train_margin_mse",),
+    "training.teacher": ("train_teacher",),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+_RENAMED = {"load": "load_model"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'rankdistill' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"rankdistill.{_MODULE_OF[name]}"), _RENAMED.get(name, name))
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

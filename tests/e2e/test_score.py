@@ -1,0 +1,149 @@
+"""Teacher scoring: each pair once, in the published form, and the same file after an interruption."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rankdistill.errors import BadStoreError, MissingIdsError
+from rankdistill.formats.collection import open_collection
+from rankdistill.formats.trec import write_run
+from rankdistill.formats.triples import Triple, read_triples, write_triples
+from rankdistill.models.loading import load_model
+from rankdistill.options.scoring import ScoreOptions, TriplesOptions
+from rankdistill.retrieval import score as scoring
+from rankdistill.retrieval.bm25 import bm25_search
+from rankdistill.retrieval.mine import make_triples
+from rankdistill.retrieval.rerank import score_pairs
+from rankdistill.retrieval.score import score_file
+
+
+@pytest.fixture(scope="session")
+def triples(tmp_path_factory: pytest.TempPathFactory, conala: Path) -> Path:
+    """60 triples of conala."""
+    path = tmp_path_factory.mktemp("triples") / "triples.tsv"
+    make_triples(TriplesOptions(collection=str(conala), out=path, num_negatives=2, max_triples=60, depth=10))
+    return path
+
+
+def options(teacher: Path | str, conala: Path, out: Path, **more: object) -> ScoreOptions:
+    return ScoreOptions(teacher=str(teacher), collection=str(conala), out=out, device="cpu", **more)  # type: ignore[arg-type]
+
+
+def test_triples_have_a_relevant_doc_and_another(triples: Path, conala: Path) -> None:
+    qrels = open_collection(conala).qrels("train")
+    found = read_triples(triples)
+    assert len(found) == len(set(found)) == 60
+    for query_id, positive, negative in found:
+        assert qrels[query_id].get(positive, 0) > 0
+        assert negative not in qrels[query_id]
+
+
+@pytest.mark.parametrize("kind", ["tiny_cross_encoder_dir", "tiny_sentence_transformer_dir", "bm25"])
+def test_the_file_has_each_triple_with_its_scores(
+    tmp_path: Path, triples: Path, conala: Path, kind: str, request: pytest.FixtureRequest
+) -> None:
+    teacher = kind if kind == "bm25" else request.getfixturevalue(kind)
+    out = tmp_path / "scores.tsv"
+    counts = score_file(options(teacher, conala, out, triples=triples))
+    rows = [line.split("\t") for line in out.read_text().splitlines()]
+    assert [tuple(row[2:]) for row in rows] == read_triples(triples)
+    assert counts["rows"] == 60
+    assert counts["pairs"] == len({(row[2], row[i]) for row in rows for i in (3, 4)})
+    assert not Path(f"{out}.partial").exists()
+    if kind == "bm25":
+        assert all(float(row[0]) >= 0 for row in rows)
+        return
+    collection = open_collection(conala)
+    queries = collection.query_texts([row[2] for row in rows])
+    expected = score_pairs(
+        load_model(teacher, device="cpu"), queries, collection.doc_texts([row[3] for row in rows]), progress=False
+    )
+    np.testing.assert_allclose([float(row[0]) for row in rows], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_before", [1, 3])
+@pytest.mark.parametrize("torn_bytes", [0, 10])
+def test_interrupted_and_started_again_the_file_is_the_same(
+    tmp_path: Path,
+    triples: Path,
+    conala: Path,
+    tiny_cross_encoder_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    num_before: int,
+    torn_bytes: int,
+) -> None:
+    whole, again = tmp_path / "whole.tsv", tmp_path / "again.tsv"
+    score_file(options(tiny_cross_encoder_dir, conala, whole, triples=triples, chunk_pairs=16))
+    calls = 0
+
+    def stops(*arguments: object, **more: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls > num_before:
+            raise KeyboardInterrupt
+        return score_pairs(*arguments, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(scoring, "score_pairs", stops)
+    with pytest.raises(KeyboardInterrupt):
+        score_file(options(tiny_cross_encoder_dir, conala, again, triples=triples, chunk_pairs=16))
+    assert not again.exists()
+    with (tmp_path / "again.tsv.partial" / "scores.f32").open("ab") as file:
+        file.write(b"\x7f" * torn_bytes)  # what a kill in the midst of a write leaves
+    done = calls = 0
+
+    def counts(*arguments: object, **more: object) -> object:
+        nonlocal done
+        done += 1
+        return score_pairs(*arguments, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(scoring, "score_pairs", counts)
+    found = score_file(options(tiny_cross_encoder_dir, conala, again, triples=triples, chunk_pairs=16))
+    assert again.read_bytes() == whole.read_bytes()
+    assert done == -(-found["pairs"] // 16) - num_before
+
+
+def test_what_another_job_left_is_not_taken(
+    tmp_path: Path, triples: Path, conala: Path, tiny_cross_encoder_dir: Path
+) -> None:
+    out = tmp_path / "scores.tsv"
+    partial = Path(f"{out}.partial")
+    partial.mkdir()
+    (partial / "job.json").write_text(json.dumps({"teacher": "another"}))
+    with pytest.raises(BadStoreError, match="expected the same job as was interrupted, found another teacher"):
+        score_file(options(tiny_cross_encoder_dir, conala, out, triples=triples))
+
+
+def test_candidates_give_rows_of_many_docs(tmp_path: Path, conala: Path, tiny_cross_encoder_dir: Path) -> None:
+    collection = open_collection(conala)
+    qrels = collection.qrels("train")
+    query_ids = list(qrels)[:12]
+    run = bm25_search(collection, query_ids, 8, progress=False)
+    run[query_ids[0]] = dict(list(run[query_ids[0]].items())[:2])
+    write_run(tmp_path / "bm25.run", run)
+    out = tmp_path / "nway.jsonl"
+    counts = score_file(
+        options(tiny_cross_encoder_dir, conala, out, candidates=tmp_path / "bm25.run", split="train", depth=6)
+    )
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert counts["queries_left_out"] >= 1
+    assert len(rows) == 12 - counts["queries_left_out"]
+    for query_id, *docs in rows:
+        assert len(docs) == len({doc_id for doc_id, _ in docs}) == 6
+        assert qrels[query_id].get(docs[0][0], 0) > 0
+    # Without labels the best-scored candidate leads.
+    score_file(options(tiny_cross_encoder_dir, conala, out, candidates=tmp_path / "bm25.run", depth=6))
+    for _, *docs in map(json.loads, out.read_text().splitlines()):
+        scores = [score for _, score in docs]
+        assert scores == sorted(scores, reverse=True)
+
+
+def test_unknown_ids_are_named(tmp_path: Path, conala: Path, tiny_cross_encoder_dir: Path) -> None:
+    write_triples(tmp_path / "triples.tsv", [Triple("train0", "s1", "nowhere")])
+    with pytest.raises(MissingIdsError, match="nowhere"):
+        score_file(options(tiny_cross_encoder_dir, conala, tmp_path / "o.tsv", triples=tmp_path / "triples.tsv"))
+    with pytest.raises(ValueError, match="expected one of --triples and --candidates"):
+        score_file(options(tiny_cross_encoder_dir, conala, tmp_path / "o.tsv"))

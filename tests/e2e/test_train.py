@@ -1,0 +1,249 @@
+"""Training as a user runs it: resumed after kill -9 it gives the same bits, two processes share the rows, the parts fit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from rankdistill.formats.collection import open_collection
+from rankdistill.options.training import MarginMSEOptions, TeacherOptions
+from rankdistill.training.margin_mse import train_margin_mse
+from rankdistill.training.teacher import train_teacher
+
+NUM_ROWS = 96
+
+
+@pytest.fixture(scope="session")
+def score_file(tmp_path_factory: pytest.TempPathFactory, conala: Path) -> Path:
+    """96 triples of conala in the published id form; the scores are random, but always the same."""
+    collection = open_collection(conala)
+    random = np.random.default_rng(3)
+    qrels = list(collection.qrels("train").items())[:NUM_ROWS]
+    path = tmp_path_factory.mktemp("scores") / "scores.tsv"
+    lines = []
+    for query_id, judged in qrels:
+        positive, negative = next(iter(judged)), collection.doc_ids[int(random.integers(collection.num_docs))]
+        above, below = random.normal(5, 1), random.normal(-2, 1)
+        lines.append(f"{above:.4f}\t{below:.4f}\t{query_id}\t{positive}\t{negative}\n")
+    path.write_text("".join(lines))
+    return path
+
+
+def options(score_file: Path, conala: Path, tiny_bert_dir: Path, output_dir: Path, **more: object) -> MarginMSEOptions:
+    settings: dict[str, object] = {
+        "scores": (str(score_file),),
+        "collection": str(conala),
+        "init": str(tiny_bert_dir),
+        "output_dir": output_dir,
+        "batch_size": 8,
+        "loss": ("margin-mse:0.1", "infonce"),
+        "logging_steps": 1,
+        "device": "cpu",
+        "window_batches": 2,
+    }
+    return MarginMSEOptions(**(settings | more))  # type: ignore[arg-type]
+
+
+def command(of: MarginMSEOptions) -> list[str]:
+    """The same as a command line."""
+    words = [sys.executable, "-m", "rankdistill", "train", "margin-mse"]
+    default = {field: getattr(of, field) for field in of.__dataclass_fields__}
+    for name, value in default.items():
+        if value is None or value is False:
+            continue
+        flag = "--" + name.replace("_", "-")
+        words += [flag] if value is True else [flag, *(map(str, value) if isinstance(value, tuple) else [str(value)])]
+    return words
+
+
+def history(run: Path) -> list[dict[str, float]]:
+    """The logged losses; without what depends on the clock."""
+    log = json.loads((run / "metrics.json").read_text())["log"]
+    return [
+        {key: value for key, value in entry.items() if "loss" in key or key == "step"}
+        for entry in log
+        if "loss" in entry
+    ]
+
+
+def test_a_run_killed_and_resumed_is_the_same_to_the_last_bit(
+    tmp_path: Path, score_file: Path, conala: Path, tiny_bert_dir: Path
+) -> None:
+    more = {"num_epochs": 6, "save_steps": 7}  # 12 steps an epoch: checkpoints in the midst of epochs
+    train_margin_mse(options(score_file, conala, tiny_bert_dir, tmp_path / "whole", **more))
+    killed = options(score_file, conala, tiny_bert_dir, tmp_path / "killed", resume=True, **more)
+    process = subprocess.Popen(command(killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    state = tmp_path / "killed" / "checkpoints" / "checkpoint-14" / "trainer_state.json"
+    while process.poll() is None and not state.is_file():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    assert not (tmp_path / "killed" / "metrics.json").exists()
+    finished = train_margin_mse(killed)
+    whole, resumed = (load_file(path / "model.safetensors") for path in (tmp_path / "whole" / "model", finished))
+    assert whole.keys() == resumed.keys()
+    for name, weights in whole.items():
+        np.testing.assert_array_equal(resumed[name], weights, err_msg=name)
+    assert history(tmp_path / "killed") == history(tmp_path / "whole")
+    assert len(history(tmp_path / "whole")) == 72
+
+
+def test_resuming_reads_no_batch_that_was_trained_on(
+    tmp_path: Path, score_file: Path, conala: Path, tiny_bert_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rankdistill.training.rows import DotSource
+
+    asked: list[tuple[int, int]] = []
+    original = DotSource.__call__
+
+    def spy(self: DotSource, epoch: int, step: int) -> object:
+        asked.append((epoch, step))
+        return original(self, epoch, step)
+
+    monkeypatch.setattr(DotSource, "__call__", spy)
+    train_margin_mse(options(score_file, conala, tiny_bert_dir, tmp_path / "run", max_steps=15, save_steps=15))
+    assert asked == [(0, step) for step in range(12)] + [(1, step) for step in range(3)]
+    asked.clear()
+    train_margin_mse(
+        options(score_file, conala, tiny_bert_dir, tmp_path / "run", max_steps=20, save_steps=15, resume=True)
+    )
+    assert asked == [(1, step) for step in range(3, 8)]
+
+
+WORKER = """
+import os, sys
+from rankdistill.cli import main
+from rankdistill.training.rows import DotSource
+original = DotSource.__call__
+def spy(self, epoch, step):
+    with open(f"{sys.argv[1]}.{os.environ['RANK']}", "a") as log:
+        log.write("".join(f"{row}\\n" for row in self.plan.rows(epoch, step)))
+    return original(self, epoch, step)
+DotSource.__call__ = spy
+main(sys.argv[2:])
+"""
+
+
+def test_two_processes_see_each_row_once_and_train_the_same_model_as_one(
+    tmp_path: Path, score_file: Path, conala: Path, tiny_bert_dir: Path
+) -> None:
+    # Margin-MSE only, since in-batch terms depend on the batch of each process; no dropout in 1e-5 comparisons.
+    bert = tmp_path / "bert"
+    bert.mkdir()
+    for file in tiny_bert_dir.iterdir():
+        (bert / file.name).write_bytes(file.read_bytes())
+    config = json.loads((bert / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (bert / "config.json").write_text(json.dumps(config))
+    more = {"loss": ("margin-mse",), "dtype": "float32", "learning_rate": 1e-3}
+    one = train_margin_mse(options(score_file, conala, bert, tmp_path / "one", batch_size=16, **more))
+    worker = tmp_path / "worker.py"
+    worker.write_text(WORKER)
+    two = options(score_file, conala, bert, tmp_path / "two", batch_size=8, **more)
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node=2",
+        "--master-port=0",
+        "--rdzv-backend=c10d",
+    ]
+    launch += ["--rdzv-endpoint=localhost:0", str(worker), str(tmp_path / "rows"), *command(two)[3:]]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(launch, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    seen = Counter(int(row) for rank in (0, 1) for row in (tmp_path / f"rows.{rank}").read_text().split())
+    assert seen == Counter(range(NUM_ROWS))
+    weights, parallel = (load_file(path / "model.safetensors") for path in (one, tmp_path / "two" / "model"))
+    for name, values in weights.items():
+        np.testing.assert_allclose(parallel[name], values, atol=1e-4, err_msg=name)
+
+
+def test_validation_keeps_the_best_checkpoint_and_stops_early(
+    tmp_path: Path, score_file: Path, conala: Path, tiny_bert_dir: Path
+) -> None:
+    run = tmp_path / "run"
+    # A learning rate of nearly 0 changes nothing, so the first validation stays the best and patience runs out.
+    more = {
+        "dev_split": "test",
+        "dev_queries": 20,
+        "eval_steps": 2,
+        "patience": 2,
+        "learning_rate": 1e-12,
+        "num_epochs": 5,
+    }
+    model = train_margin_mse(options(score_file, conala, tiny_bert_dir, run, **more))
+    metrics = json.loads((run / "metrics.json").read_text())
+    measured = [entry for entry in metrics["log"] if "eval_nDCG@10" in entry]
+    assert [entry["step"] for entry in measured] == [2, 4, 6]
+    assert all(0 <= entry["eval_RR@10"] <= 1 for entry in measured)
+    assert metrics["summary"]["best_step"] == 2
+    assert (model / "README.md").read_text().startswith("---\nlibrary_name: sentence-transformers")
+    config = json.loads((run / "config.json").read_text())
+    assert config["options"]["patience"] == 2
+    assert config["score_rows"] == NUM_ROWS
+    assert any((run / "checkpoints").rglob("events.out.tfevents*"))
+
+
+def test_validation_by_reranking(tmp_path: Path, score_file: Path, conala: Path, tiny_bert_dir: Path) -> None:
+    run = tmp_path / "run"
+    more = {
+        "dev_split": "test",
+        "dev_queries": 10,
+        "dev_mode": "rerank",
+        "dev_depth": 5,
+        "eval_steps": 4,
+        "max_steps": 4,
+    }
+    train_margin_mse(options(score_file, conala, tiny_bert_dir, run, **more))
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert [entry["step"] for entry in metrics["log"] if "eval_nDCG@10" in entry] == [4]
+
+
+def test_a_dense_teacher_teaches_whole_batches(
+    tmp_path: Path, score_file: Path, conala: Path, tiny_bert_dir: Path, tiny_sentence_transformer_dir: Path
+) -> None:
+    teacher = str(tiny_sentence_transformer_dir)
+    more = {"loss": ("in-batch-margin-mse",), "in_batch_teacher": teacher, "in_batch_scale": 1.0, "num_epochs": 8}
+    run = tmp_path / "run"
+    # The student is the teacher's own body: what it has to learn is what it gives, up to dropout.
+    train_margin_mse(options(score_file, conala, tiny_bert_dir, run, learning_rate=1e-3, **more))
+    losses = [entry["loss"] for entry in history(run)]
+    with pytest.raises(ValueError, match="go together: give both or neither"):
+        train_margin_mse(options(score_file, conala, tiny_bert_dir, tmp_path / "b", loss=("in-batch-kl",)))
+    assert np.mean(losses[-12:]) < 0.8 * np.mean(losses[:12])
+
+
+@pytest.mark.parametrize("loss", ["ranknet", "bce"])
+def test_a_teacher_learns_to_tell_relevant_from_other(
+    tmp_path: Path, conala: Path, tiny_bert_dir: Path, loss: str
+) -> None:
+    run = tmp_path / "teacher"
+    train_teacher(
+        TeacherOptions(
+            collection=str(conala),
+            init=str(tiny_bert_dir),
+            output_dir=run,
+            num_negatives=1,
+            negative_depth=10,
+            max_steps=40,
+            max_length=48,
+            learning_rate=1e-3,
+            logging_steps=1,
+            loss=loss,  # type: ignore[arg-type]
+            device="cpu",
+        )
+    )
+    losses = [entry["loss"] for entry in history(run)]
+    assert len(losses) == 40
+    assert np.mean(losses[-10:]) < np.mean(losses[:10])
