@@ -105,8 +105,9 @@ def rank(
                 model, collection.docs(), device=faiss_device, batch_tokens=batch_tokens, dtype=dtype, progress=progress
             )
         else:
+            own = Path(vectors_dir) / model.fingerprint()  # a model trained anew at the same path has others
             folder = encode_collection(
-                model, collection, vectors_dir, batch_tokens=batch_tokens, dtype=dtype, progress=progress
+                model, collection, own, batch_tokens=batch_tokens, dtype=dtype, progress=progress
             )
             doc_ids, vectors = load_vectors(folder)
             index = FlatIndex.build(vectors, doc_ids, faiss_device)

@@ -1,0 +1,38 @@
+"""The README's Python runs as it stands there; only the model's path is replaced by a tiny model's."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def test_the_ten_lines_work(tiny_bert_dir: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert len(code.splitlines()) <= 10
+    code = code.replace("runs/quickstart/student/model", str(tiny_bert_dir))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    ranking, measures = done.stdout.splitlines()
+    assert set(eval(ranking)) == {"q1", "q2"}
+    assert 0 <= eval(measures)["RR@10"] <= 1
+
+
+def commands() -> list[list[str]]:
+    """Every `rankdistill …` line of the README."""
+    text = README.read_text(encoding="utf-8")
+    return [line.split() for line in re.findall(r"^    (rankdistill .*)$", text, flags=re.MULTILINE)]
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_the_readmes_command_lines_parse(words: list[str]) -> None:
+    """Each names a command and options that exist; it's parsed, not run."""
+    from rankdistill.cli import app
+
+    _, bound, *_ = app.parse_args(words[1:], exit_on_error=False, print_error=False)
+    assert bound.arguments
