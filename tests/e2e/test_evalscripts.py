@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
@@ -73,32 +75,66 @@ def test_beir_with_a_dot_model(
     for measure, value in found.mean.items():
         assert measure in printed
         assert f"{value:.4f}" in printed
-    # The second time the vectors are there already.
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "vectors").rglob("*.npy")}
-    assert len(before) == 1
-    run_script("beir.py", beir_home, system, "beir/scifact/test", "--output", str(tmp_path))
-    assert json.loads(report_path.read_text())["per_query_sha256"] == report["per_query_sha256"]
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "vectors").rglob("*.npy")} == before
 
 
-def test_beir_with_a_cross_encoder_bm25_and_a_run(
-    beir_home: Path, tmp_path: Path, tiny_cross_encoder_dir: Path, small_collection: Collection
+@pytest.fixture(scope="module")
+def beir_folder(beir_home: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("beir_folder")
+    with zipfile.ZipFile(beir_home / "beir" / "scifact" / "source.zip") as archive:
+        archive.extractall(folder)
+    return str(folder / "scifact")
+
+
+def beir_main() -> Callable[..., None]:
+    """eval/beir.py's `main` in this process, which saves the seconds that importing torch takes."""
+    spec = importlib.util.spec_from_file_location("eval_beir", REPOSITORY / "eval" / "beir.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main  # type: ignore[no-any-return]
+
+
+def test_vectors_are_kept_for_the_next_time(
+    beir_folder: str, tmp_path: Path, tiny_sentence_transformer_dir: Path
+) -> None:
+    main, reports = beir_main(), []
+    for _ in range(2):
+        main(str(tiny_sentence_transformer_dir), beir_folder, split="test", output=tmp_path)
+        (vectors,) = (tmp_path / "vectors").rglob("*.npy")
+        (report,) = (json.loads(path.read_text()) for path in tmp_path.glob("scifact/*.json"))
+        reports.append((vectors.stat().st_mtime_ns, report["per_query_sha256"]))
+    assert reports[0] == reports[1]
+
+
+def test_cross_encoder_bm25_and_a_run(
+    beir_folder: str,
+    tmp_path: Path,
+    tiny_cross_encoder_dir: Path,
+    small_collection: Collection,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     perfect = tmp_path / "perfect.run"
     write_run(perfect, {query: dict.fromkeys(judged, 1.0) for query, judged in small_collection.qrels().items()})
-    kinds = {}
+    main = beir_main()
     for system in (str(tiny_cross_encoder_dir), "bm25", str(perfect)):
-        output = tmp_path / f"out{len(kinds)}"
-        arguments = (system, "beir/scifact/test", "--output", str(output), "--depth", "5", "--measures", "nDCG@10")
-        run_script("beir.py", beir_home, *arguments)
-        (report_path,) = output.glob("*/*.json")
-        report = json.loads(report_path.read_text())
-        kinds[report["kind"]] = report
-    assert list(kinds) == ["cross-encoder", "bm25", "run"]
+        main(system, beir_folder, output=tmp_path / "out", depth=5, measures=("nDCG@10",))
+    kinds = {report["kind"]: report for report in map(json.loads, map(Path.read_text, tmp_path.glob("out/*/*.json")))}
+    assert set(kinds) == {"cross-encoder", "bm25", "run"}
     assert kinds["cross-encoder"]["first_stage"] == {"system": "bm25", "depth": 5}
     assert kinds["bm25"]["measures"]["nDCG@10"] > 0.4
     assert kinds["run"]["measures"] == {"nDCG@10": 1.0}
     assert kinds["run"]["latency"] is None
+    assert "1.0000" in capsys.readouterr().out
+
+
+def test_mean_over_collections(
+    beir_folder: str, conala: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    beir_main()("bm25", beir_folder, str(conala), output=tmp_path, measures=("RR@10",))
+    values = [json.loads(path.read_text())["measures"]["RR@10"] for path in tmp_path.glob("*/bm25.json")]
+    (mean,) = (line.split()[-1] for line in capsys.readouterr().out.splitlines() if line.startswith("mean"))
+    assert float(mean) == pytest.approx(sum(values) / 2, abs=1e-4)
 
 
 def test_msmarco(tmp_path: Path, small_collection: Collection, tiny_sentence_transformer_dir: Path) -> None:
