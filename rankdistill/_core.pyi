@@ -2,10 +2,26 @@
 
 from collections.abc import Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Any, SupportsIndex, final, overload
 
 import numpy as np
 from numpy.typing import NDArray
+
+__all__ = [
+    "DEBUG_BUILD",
+    "IdTable",
+    "ScoreBlock",
+    "ScoreReader",
+    "ScoreStore",
+    "ScoreStoreWriter",
+    "TokenStore",
+    "TokenWriter",
+    "__version__",
+    "permuted_positions",
+    "score_fingerprint",
+    "zstd_frame",
+]
 
 __version__: str
 DEBUG_BUILD: bool
@@ -51,7 +67,7 @@ class TokenStore:
     def __reduce__(self) -> tuple[Any, ...]: ...
     def __len__(self) -> int: ...
     @property
-    def path(self) -> PathLike[str]: ...
+    def path(self) -> Path: ...
     @property
     def num_tokens(self) -> int: ...
     @property
@@ -115,3 +131,88 @@ class TokenWriter:
 
     def finish(self) -> None:
         """Completes the file and gives it its name."""
+
+@final
+class ScoreBlock:
+    """Columns of some rows; what `rankdistill.formats.scores.ScoreBlock` wraps. Arrays are read-only views."""
+
+    def __len__(self) -> int: ...
+    @property
+    def position(self) -> tuple[int, int, int, int, int]: ...
+    @property
+    def query_codes(self) -> NDArray[np.uint64]: ...
+    @property
+    def doc_codes(self) -> NDArray[np.uint64]: ...
+    @property
+    def scores(self) -> NDArray[np.float32]: ...
+    def query_ids(self) -> list[str]: ...
+    def doc_ids(self) -> list[list[str]]: ...
+
+@final
+class ScoreReader:
+    """What `rankdistill.formats.scores.ScoreReader` wraps."""
+
+    def __new__(
+        cls,
+        paths: Sequence[str | PathLike[str]],
+        *,
+        format: str,
+        skip: bool,
+        block_rows: int,
+        max_line_bytes: int,
+        start: tuple[int, int, int, int, int],
+    ) -> ScoreReader: ...
+    def next_block(self) -> ScoreBlock | None:
+        """The next rows, or None after the last. Raises BadDataError at a bad row, unless those are skipped."""
+
+    @property
+    def format(self) -> str: ...
+    @property
+    def position(self) -> tuple[int, int, int, int, int]: ...
+    @property
+    def bad_rows(self) -> dict[str, int]: ...
+    @property
+    def bytes_read(self) -> int: ...
+
+@final
+class ScoreStoreWriter:
+    """Writes a score store block by block into a temporary file; `finish` gives it its name, `abort` (or dropping it) removes it."""
+
+    def __new__(cls, path: str | PathLike[str], format: str) -> ScoreStoreWriter: ...
+    def __len__(self) -> int: ...
+    def push(self, block: ScoreBlock) -> None: ...
+    def finish(self, fingerprint: str, bad_rows: dict[str, int]) -> None: ...
+    def abort(self) -> None: ...
+
+@final
+class ScoreStore:
+    """What `rankdistill.data.scores.ScoreStore` wraps."""
+
+    def __new__(cls, path: str | PathLike[str]) -> ScoreStore: ...
+    @property
+    def path(self) -> Path: ...
+    @property
+    def num_rows(self) -> int: ...
+    @property
+    def num_docs_per_row(self) -> int: ...
+    @property
+    def format(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def bad_rows(self) -> dict[str, int]: ...
+    def verify(self) -> None: ...
+    def num_ids(self, kind: str) -> int: ...
+    def ids(self, kind: str, start: int, stop: int) -> list[str]: ...
+    def gather(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.float32]]: ...
+
+def permuted_positions(
+    num_rows: int, seed: int, epoch: int, start: int, count: int, stride: int = 1
+) -> NDArray[np.int64]:
+    """Where places `start`, `start + stride`, ... go. Raises ValueError if one is beyond `num_rows`."""
+
+def score_fingerprint(paths: Sequence[str | PathLike[str]]) -> str:
+    """32 hex characters that name the content of files."""
+
+def zstd_frame(content: bytes) -> bytes:
+    """One zstd frame; frames end to end are one file."""

@@ -3,4 +3,5 @@
 pub mod error;
 pub mod ids;
 pub mod permutation;
+pub mod scores;
 pub mod tokens;

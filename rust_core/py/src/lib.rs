@@ -3,6 +3,7 @@
 
 mod errors;
 mod ids;
+mod scores;
 mod tokens;
 
 use pyo3::prelude::*;
@@ -13,6 +14,8 @@ mod _core {
 
     #[pymodule_export]
     use super::ids::IdTable;
+    #[pymodule_export]
+    use super::scores::{ScoreBlock, ScoreReader, ScoreStore, ScoreStoreWriter, permuted_positions, score_fingerprint, zstd_frame};
     #[pymodule_export]
     use super::tokens::{TokenStore, TokenWriter};
 
