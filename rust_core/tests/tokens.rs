@@ -75,7 +75,7 @@ proptest! {
         }
         let mut writer = TokenWriter::open(&path, info(2)).unwrap();
         let done = writer.num_rows();
-        prop_assert!(done % chunk == 0 || done == texts.len());
+        prop_assert!(done.is_multiple_of(chunk) || done == texts.len());
         texts[done..].chunks(chunk + 1).for_each(|chunk| push(&mut writer, chunk));
         writer.finish().unwrap();
         prop_assert!(fs::read(&path).unwrap() == fs::read(folder.path().join("whole")).unwrap());
