@@ -41,14 +41,20 @@ _CHUNK = 4096
 
 
 def _backend(tokenizer: Any) -> Tokenizer:
-    """A private copy of a fast tokenizer's backend, without its truncation and padding (calls leave them behind)."""
+    """The `tokenizers.Tokenizer` in a fast tokenizer."""
     from tokenizers import Tokenizer
 
     backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
     if not isinstance(backend, Tokenizer):
         found = type(tokenizer).__name__
         raise ValueError(f"expected a fast tokenizer (one with a tokenizer.json), found {found}; convert it first")
-    copy = Tokenizer.from_str(backend.to_str())
+    return backend
+
+
+def _plain_copy(tokenizer: Any) -> Tokenizer:
+    """A private copy of the backend without truncation and padding, which earlier calls may have left in it."""
+    backend = _backend(tokenizer)
+    copy: Tokenizer = type(backend).from_str(backend.to_str())
     copy.no_truncation()
     copy.no_padding()
     return copy
@@ -60,7 +66,8 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     Raises:
         ValueError: if the tokenizer isn't a fast one.
     """
-    return fingerprint_of(json.dumps(json.loads(_backend(tokenizer).to_str()), sort_keys=True))
+    settings = json.loads(_backend(tokenizer).to_str())
+    return fingerprint_of(json.dumps(settings | {"truncation": None, "padding": None}, sort_keys=True))
 
 
 def _num_special(backend: Tokenizer) -> tuple[int, int]:
@@ -98,7 +105,7 @@ def build_tokens(
             needed.
         BadStoreError: if an iterable of texts ends before the point that a former build had reached.
     """
-    path, backend = Path(path), _backend(tokenizer)
+    path, backend = Path(path), _plain_copy(tokenizer)
     if fingerprint is None:
         if not isinstance(texts, Texts):
             raise ValueError("expected a fingerprint that names the texts, found none; pass fingerprint=")
@@ -204,7 +211,7 @@ def pair_shape(tokenizer: Any) -> tuple[list[int], int]:
 
     `([102], 1)` for BERT, `([2, 2], 0)` for RoBERTa.
     """
-    backend = _backend(tokenizer)
+    backend = _plain_copy(tokenizer)
     before, after = _num_special(backend)
     left, right = (backend.encode(text, add_special_tokens=False).ids for text in ("a b", "c d"))
     pair = backend.encode("a b", "c d")

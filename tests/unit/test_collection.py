@@ -147,6 +147,29 @@ def test_hugging_face(tmp_path: Path) -> None:
         collection_from_datasets(parts["corpus"].select_columns(["text"]))
 
 
+def test_hugging_face_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = [
+        {"query-id": query, "corpus-id": doc, "score": s} for query, docs in QRELS.items() for doc, s in docs.items()
+    ]
+    # As mteb publishes BEIR: one config each, qrels in "default" by split.
+    hub = {
+        "corpus": {"corpus": datasets.Dataset.from_list([{"title": "", **doc} for doc in DOCS])},
+        "queries": {"queries": datasets.Dataset.from_list(QUERIES)},
+        "default": {"test": datasets.Dataset.from_list(rows), "dev": datasets.Dataset.from_list(rows[:1])},
+    }
+    monkeypatch.setattr(
+        datasets, "get_dataset_config_names", lambda name: {"mteb/tiny": list(hub), "x": ["default"]}[name]
+    )
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, config: {"mteb/tiny": hub}[name][config])
+    collection = open_collection("hf:mteb/tiny", split="test")
+    check(collection)
+    assert collection.qrels() == QRELS
+    assert collection.qrels("dev") == {"q1": {"d1": 2}}
+    with pytest.raises(BadDataError, match=r"hf:x: expected a part called corpus, .*, found default"):
+        open_collection("hf:x")
+
+
 @pytest.fixture
 def irds_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """`beir/nfcorpus` and `beir/scifact` as ir_datasets caches them, with our own few lines in them."""

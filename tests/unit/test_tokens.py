@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +129,23 @@ def test_the_cache_is_filled_once(tmp_path: Path, tokenizer: Any, monkeypatch: p
     Path(path).write_bytes(whole[:-1])
     cached_tokens(collection, "docs", tokenizer, 16, tmp_path, progress=False)
     assert Path(path).read_bytes() == whole
+
+
+def test_processes_that_ask_at_once_build_once(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    collection, builds = collection_from_texts({str(i): f"sort {i}" for i in range(50)}), []
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        builds.append(arguments)
+        time.sleep(0.2)
+        return build_tokens(*arguments, **options)
+
+    monkeypatch.setattr("rankdistill.data.tokens.build_tokens", counted)
+    # The lock is on an open file, so threads meet it as processes do.
+    with ThreadPoolExecutor(3) as pool:
+        ask = partial(cached_tokens, collection, "docs", tokenizer, 16, tmp_path, progress=False)
+        stores = [future.result() for future in [pool.submit(ask) for _ in range(3)]]
+    assert len(builds) == 1
+    assert [len(store) for store in stores] == [50, 50, 50]
 
 
 def test_the_fingerprint_follows_the_tokenizer_not_its_state(tokenizer: Any) -> None:
