@@ -28,16 +28,15 @@ def faiss_module() -> Any:
     """The module `faiss`, from either of its wheels.
 
     Raises:
-        MissingDependencyError: neither is installed; the message gives the install line.
+        MissingDependencyError: neither is installed, or it doesn't load; the message gives the install line.
     """
     try:
         import faiss
-    except ImportError as error:
-        raise MissingDependencyError(
-            "the package faiss",
-            "none installed",
-            "pip install 'rankdistill[cpu]' (or 'rankdistill[gpu]' on a machine with a CUDA GPU)",
-        ) from error
+    except (ImportError, RuntimeError, OSError) as error:
+        # faiss-gpu raises RuntimeError where its CUDA libraries are missing.
+        found = "none installed" if isinstance(error, ModuleNotFoundError) else f"one that doesn't load ({error})"
+        remedy = "pip install 'rankdistill[cpu]' (or 'rankdistill[gpu]' on a machine with a CUDA GPU)"
+        raise MissingDependencyError("the package faiss", found, remedy) from error
     return faiss
 
 

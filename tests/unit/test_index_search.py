@@ -30,6 +30,14 @@ def test_door_gives_the_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
         FlatIndex.build(np.zeros((1, 2)), ["a"])
 
 
+def test_door_says_so_if_faiss_does_not_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "faiss.py").write_text("raise RuntimeError('faiss-gpu installed but nvidia-cublas-cu12 is missing')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "faiss", raising=False)
+    with pytest.raises(MissingDependencyError, match=r"one that doesn't load \(faiss-gpu installed but nvidia"):
+        faiss_module()
+
+
 def test_extras_are_imported_at_the_door_only() -> None:
     import ast
 
