@@ -106,10 +106,8 @@ class inference_mode:
 
     def __init__(self, model: torch.nn.Module, dtype: DTypeName) -> None:
         device = next(model.parameters()).device
-        if dtype == "fast":
-            chosen = fast_dtype(device)
-        else:
-            chosen = torch.bfloat16 if dtype == "bfloat16" else torch.float32
+        stated = torch.bfloat16 if dtype == "bfloat16" else torch.float32
+        chosen = fast_dtype(device) if dtype == "fast" else stated
         self._model, self._contexts = model, (torch.inference_mode(), autocast(device, chosen))
 
     def __enter__(self) -> None:
