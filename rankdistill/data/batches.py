@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rankdistill._core import TokenStore
 from rankdistill.data.shuffle import permuted_positions
 
-__all__ = ["BatchPlan", "TrainBatch", "assemble", "length_grouped", "padding_share"]
+__all__ = ["BatchPlan", "length_grouped", "padding_share"]
 
 Rows = NDArray[np.int64]
 
@@ -134,65 +133,6 @@ class BatchPlan:
             batches = length_grouped(rows, lengths, self.global_batch, seed=self.seed, epoch=epoch, window=window)
         self.__dict__["_kept"] = ((epoch, window), batches)
         return batches
-
-
-@dataclass(frozen=True)
-class TrainBatch:
-    """B queries with N docs each, as a dual encoder reads them.
-
-    Attributes:
-        query_ids: B x L tokens.
-        query_mask: B x L, 1 where there's a token.
-        doc_ids: (B * N) x L tokens; docs of query b are rows b*N to b*N + N - 1.
-        doc_mask: (B * N) x L.
-        teacher_scores_BN: the teacher's scores, as they were given.
-        rows: which rows of the score file these are.
-        query_rows: row of the collection of each query.
-        doc_rows_BN: row of the collection of each doc.
-    """
-
-    query_ids: NDArray[np.int64]
-    query_mask: NDArray[np.int64]
-    doc_ids: NDArray[np.int64]
-    doc_mask: NDArray[np.int64]
-    teacher_scores_BN: NDArray[np.float32]
-    rows: Rows
-    query_rows: Rows
-    doc_rows_BN: Rows
-
-
-def assemble(
-    queries: TokenStore,
-    docs: TokenStore,
-    *,
-    query_rows: Rows,
-    doc_rows_BN: Rows,
-    teacher_scores_BN: NDArray[np.float32],
-    rows: Rows,
-    pad_id: int,
-    query_max_length: int | None = None,
-    doc_max_length: int | None = None,
-    pad_to_multiple_of: int = 1,
-) -> TrainBatch:
-    """Rows of the collection -> padded arrays.
-
-    Args:
-        query_rows: B rows of `queries`.
-        doc_rows_BN: N rows of `docs` for each query.
-        teacher_scores_BN: their scores.
-        rows: what to call these rows in messages and logs.
-        query_max_length: cut queries further than the store did.
-        doc_max_length: the same for docs.
-
-    Raises:
-        ValueError: if a row isn't in its store, or shapes differ.
-    """
-    if teacher_scores_BN.shape != doc_rows_BN.shape or len(query_rows) != len(doc_rows_BN):
-        shapes = f"{query_rows.shape}, {doc_rows_BN.shape} and {teacher_scores_BN.shape}"
-        raise ValueError(f"expected query_rows of B, doc_rows_BN and teacher_scores_BN of B x N, found {shapes}")
-    query_ids, query_mask = queries.batch(query_rows, pad_id, query_max_length, pad_to_multiple_of)
-    doc_ids, doc_mask = docs.batch(doc_rows_BN.reshape(-1), pad_id, doc_max_length, pad_to_multiple_of)
-    return TrainBatch(query_ids, query_mask, doc_ids, doc_mask, teacher_scores_BN, rows, query_rows, doc_rows_BN)
 
 
 def padding_share(mask: NDArray[Any]) -> float:

@@ -9,11 +9,14 @@ from typing import Literal
 __all__ = ["ScoresCompileOptions", "ScoresInspectOptions"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _ScoreFiles:
+@dataclass(frozen=True)
+class _Files:  # not keyword-only, so that the command line takes them without a flag
     files: tuple[str, ...]
     """Teacher score files, globs, or - for standard input; several are read as one. Plain, gzip or zstd."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class _ScoreFiles(_Files):
     format: Literal["auto", "ids", "text", "margin", "nway"] = "auto"
     """ids: pos_score, neg_score, query_id, pos_id, neg_id. text: the same with texts. margin: query_id, positive_id,
     negative_id, margin. nway: JSON lines [query_id, [doc_id, score], ...]. auto looks at the first lines."""

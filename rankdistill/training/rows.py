@@ -148,8 +148,8 @@ class _Source:
 class DotSource(_Source):
     """Batches for models that encode queries and docs apart.
 
-    A doc that several rows of a batch share is encoded once: `doc_ids` holds the M distinct docs of the batch, and
-    `doc_columns` [B, N] says which of them are the docs of each row.
+    A doc that several rows of a batch share is encoded once: `doc_ids` holds the M distinct docs of the batch, shortest
+    first, and `doc_columns` [B, N] says which of them are the docs of each row.
     """
 
     def __init__(
@@ -180,7 +180,9 @@ class DotSource(_Source):
         negatives [B, M] (0 where a doc is another relevant one of the query), in_batch_scores [B, M] with a dense teacher."""
         query_rows_B, doc_rows_BN, scores_BN = self.placed.gather(self.plan.rows(epoch, step))
         doc_rows_M, columns = np.unique(doc_rows_BN, return_inverse=True)
-        columns_BN = columns.reshape(doc_rows_BN.shape)
+        by_length = np.argsort(self.docs.lengths(doc_rows_M), kind="stable")
+        doc_rows_M = doc_rows_M[by_length]
+        columns_BN = np.argsort(by_length)[columns].reshape(doc_rows_BN.shape)
         pairs_BM = query_rows_B[:, None].astype(np.int64) * self._num_docs + doc_rows_M[None, :]
         at = np.searchsorted(self._relevant, pairs_BM).clip(max=len(self._relevant) - 1)
         negatives_BM = self._relevant[at] != pairs_BM

@@ -90,6 +90,7 @@ def trainer_arguments(
         metric_for_best_model=None if metric is None else f"eval_{metric}",
         greater_is_better=None if metric is None else True,
         report_to=["tensorboard"],
+        disable_tqdm=False,
         run_name=options.output_dir.name,
         ddp_find_unused_parameters=True,  # poolers that some bodies bring along take no part in the loss
     )

@@ -79,7 +79,7 @@ def history(run: Path) -> list[dict[str, float]]:
 def test_a_run_killed_and_resumed_is_the_same_to_the_last_bit(
     tmp_path: Path, score_file: Path, conala: Path, tiny_bert_dir: Path
 ) -> None:
-    more = {"num_epochs": 6, "save_steps": 7}  # 12 steps an epoch: checkpoints in the midst of epochs
+    more = {"num_epochs": 4, "save_steps": 7}  # 12 steps an epoch: checkpoints in the midst of epochs
     train_margin_mse(options(score_file, conala, tiny_bert_dir, tmp_path / "whole", **more))
     killed = options(score_file, conala, tiny_bert_dir, tmp_path / "killed", resume=True, **more)
     process = subprocess.Popen(command(killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -95,7 +95,7 @@ def test_a_run_killed_and_resumed_is_the_same_to_the_last_bit(
     for name, weights in whole.items():
         np.testing.assert_array_equal(resumed[name], weights, err_msg=name)
     assert history(tmp_path / "killed") == history(tmp_path / "whole")
-    assert len(history(tmp_path / "whole")) == 72
+    assert len(history(tmp_path / "whole")) == 48
 
 
 def test_resuming_reads_no_batch_that_was_trained_on(
@@ -166,7 +166,9 @@ def test_two_processes_see_each_row_once_and_train_the_same_model_as_one(
     assert seen == Counter(range(NUM_ROWS))
     weights, parallel = (load_file(path / "model.safetensors") for path in (one, tmp_path / "two" / "model"))
     for name, values in weights.items():
-        np.testing.assert_allclose(parallel[name], values, atol=1e-4, err_msg=name)
+        # Attention ignores what all keys share, so the gradient of a key's bias is rounding noise, which Adam makes big.
+        if not name.endswith("key.bias"):
+            np.testing.assert_allclose(parallel[name], values, atol=1e-4, err_msg=name)
 
 
 def test_validation_keeps_the_best_checkpoint_and_stops_early(

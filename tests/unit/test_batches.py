@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rankdistill.data.batches import BatchPlan, assemble, length_grouped, padding_share
+from rankdistill.data.batches import BatchPlan, length_grouped, padding_share
 from rankdistill.data.tokens import cached_tokens
 from rankdistill.formats.collection import open_collection
 
@@ -92,32 +92,6 @@ def test_grouping_by_length_saves_padding_on_real_text(tmp_path: Path, conala: P
         masks = [store.batch(rows, 0)[1] for rows in plan.steps(0)]
         shares[window] = 1 - sum(int(mask.sum()) for mask in masks) / sum(mask.size for mask in masks)
     assert shares[16] < 0.5 * shares[1]
-
-
-def test_assemble(tmp_path: Path, conala: Path, tiny_tokenizer_dir: Path) -> None:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer_dir)
-    collection = open_collection(conala)
-    queries, docs = (
-        cached_tokens(collection, side, tokenizer, 64, tmp_path, progress=False) for side in ("queries", "docs")
-    )
-    query_rows, doc_rows_BN = np.array([3, 1]), np.array([[5, 6, 7], [8, 9, 5]])
-    scores_BN = np.arange(6, dtype=np.float32).reshape(2, 3)
-    arguments = {"query_rows": query_rows, "doc_rows_BN": doc_rows_BN, "rows": np.array([40, 41]), "pad_id": 0}
-    batch = assemble(queries, docs, teacher_scores_BN=scores_BN, doc_max_length=12, **arguments)
-    ids = [collection.doc_ids[row] for row in doc_rows_BN.reshape(-1)]
-    wanted = tokenizer(collection.doc_texts(ids), truncation=True, max_length=12, padding=True, return_tensors="np")
-    np.testing.assert_array_equal(batch.doc_ids, wanted["input_ids"])
-    np.testing.assert_array_equal(batch.doc_mask, wanted["attention_mask"])
-    wanted = tokenizer(
-        collection.query_texts([collection.query_ids[row] for row in query_rows]), padding=True, return_tensors="np"
-    )
-    np.testing.assert_array_equal(batch.query_ids, wanted["input_ids"])
-    np.testing.assert_array_equal(batch.query_mask, wanted["attention_mask"])
-    assert batch.teacher_scores_BN is scores_BN
-    with pytest.raises(ValueError, match=r"expected query_rows of B, .* found \(2,\), \(2, 3\) and \(2, 2\)"):
-        assemble(queries, docs, teacher_scores_BN=scores_BN[:, :2], **arguments)
 
 
 def test_padding_share() -> None:
