@@ -173,7 +173,7 @@ def make_teacher(path: str, setting: Setting, out: Path) -> tuple[Path, Path]:
     """Triples, the cross-encoder trained on them, and its scores of the same triples."""
     triples, scores, folder = out / "triples.tsv", out / "scores.tsv", out / "teacher"
     if not triples.is_file():
-        make_triples(TriplesOptions(collection=path, out=triples, num_negatives=2, max_triples=setting.num_triples))
+        make_triples(TriplesOptions(collection=path, output=triples, num_negatives=2, max_triples=setting.num_triples))
     if not (folder / "metrics.json").is_file():
         length = setting.query_length + setting.doc_length
         train_teacher(
@@ -183,7 +183,7 @@ def make_teacher(path: str, setting: Setting, out: Path) -> tuple[Path, Path]:
         )
     if not scores.is_file():
         score_file(
-            ScoreOptions(teacher=str(folder / "model"), collection=path, triples=triples, out=scores, dtype="fast")
+            ScoreOptions(teacher=str(folder / "model"), collection=path, triples=triples, output=scores, dtype="fast")
         )
     return folder / "model", scores
 

@@ -57,7 +57,7 @@ def triples(options: Annotated[TriplesOptions, _Flat]) -> None:
     """Make training triples out of judgements: negatives are drawn from BM25's ranking or a run."""
     from rankdistill.retrieval.mine import make_triples
 
-    print(f"{len(make_triples(options)):,} triples written to {options.out}")
+    print(f"{len(make_triples(options)):,} triples written to {options.output}")
 
 
 @app.command
@@ -66,7 +66,7 @@ def score(options: Annotated[ScoreOptions, _Flat]) -> None:
     from rankdistill.retrieval.score import score_file
 
     counts = score_file(options)
-    print(f"{counts['rows']:,} rows ({counts['pairs']:,} distinct pairs) written to {options.out}")
+    print(f"{counts['rows']:,} rows ({counts['pairs']:,} distinct pairs) written to {options.output}")
     if counts["queries_left_out"]:
         print(f"{counts['queries_left_out']:,} queries had fewer than {options.depth} candidates and were left out")
 

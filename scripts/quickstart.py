@@ -129,7 +129,7 @@ def size_of(model: DotModel | CrossEncoderModel) -> str:
 def make_teacher(out: Path, minilm: str, bm25: Run) -> tuple[Path, Run, CrossEncoderModel]:
     """Triples, a trained cross-encoder, its scores of the triples, and its re-ranking of BM25."""
     triples, scores = out / "triples.tsv", out / "scores.tsv.gz"
-    make_triples(TriplesOptions(collection=str(CONALA), out=triples, split="train", num_negatives=2, depth=DEPTH))
+    make_triples(TriplesOptions(collection=str(CONALA), output=triples, split="train", num_negatives=2, depth=DEPTH))
     path = train_teacher(
         TeacherOptions(
             collection=str(CONALA),
@@ -140,7 +140,7 @@ def make_teacher(out: Path, minilm: str, bm25: Run) -> tuple[Path, Run, CrossEnc
             num_epochs=1,
         )
     )
-    score_file(ScoreOptions(teacher=str(path), collection=str(CONALA), triples=triples, out=scores, dtype="fast"))
+    score_file(ScoreOptions(teacher=str(path), collection=str(CONALA), triples=triples, output=scores, dtype="fast"))
     teacher = CrossEncoderModel.from_pretrained(path, device="cpu")
     collection = open_collection(CONALA)
     run = rerank(teacher, collection, bm25, depth=DEPTH, dtype="fast")

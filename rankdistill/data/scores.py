@@ -276,7 +276,7 @@ def open_scores(
         return ScoreStore(names[0])
     if "-" in names:
         raise ValueError(
-            "expected files, found standard input (-); compile it first: rankdistill scores compile - --out FILE"
+            "expected files, found standard input (-); compile it first: rankdistill scores compile - --output FILE"
         )
     fingerprint = _core.score_fingerprint(names)
     cached = _cache_path(names, fingerprint, None if cache_dir is None else Path(cache_dir))
@@ -318,10 +318,10 @@ def _usable(path: Path, names: list[str], fingerprint: str, format: str, on_bad_
 
 def run_compile(options: ScoresCompileOptions) -> str:
     """The `rankdistill scores compile` command: compiles, and says what came of it."""
-    store = compile_scores(options.files, options.out, format=options.format, on_bad_row=options.on_bad_row)
+    store = compile_scores(options.files, options.output, format=options.format, on_bad_row=options.on_bad_row)
     skipped = ", ".join(f"{kind} {count:,}" for kind, count in store.bad_rows.items())
     return (
-        f"{options.out}: {store.num_rows:,} rows of {store.num_docs_per_row} docs, {store.num_queries:,} queries, "
-        f"{store.num_docs:,} docs, {options.out.stat().st_size / 1e6:,.1f} MB"
+        f"{options.output}: {store.num_rows:,} rows of {store.num_docs_per_row} docs, {store.num_queries:,} queries, "
+        f"{store.num_docs:,} docs, {options.output.stat().st_size / 1e6:,.1f} MB"
         + (f"; skipped rows: {skipped}" if skipped else "")
     )

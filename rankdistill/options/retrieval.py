@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from rankdistill.options import Output
+
 __all__ = ["EncodeOptions", "EvaluateOptions", "IndexOptions", "RerankOptions", "SearchOptions"]
 
 
@@ -35,7 +37,7 @@ class _ModelOptions:
 class EncodeOptions(_ModelOptions, _CollectionOptions):
     """Documents to vectors on disk. Run again after an interruption, it goes on."""
 
-    output: Path
+    output: Output
     """The folder to write: vectors.npy, ids.txt, manifest.json."""
 
     shard_size: int = 50_000
@@ -52,7 +54,7 @@ class IndexOptions:
     vectors: Path
     """The folder that `encode` wrote."""
 
-    output: Path
+    output: Output
     """The folder to write: index.faiss (which FAISS reads), ids.txt."""
 
 
@@ -60,7 +62,7 @@ class IndexOptions:
 class SearchOptions(_ModelOptions, _CollectionOptions):
     """Searches an index with a collection's queries, or the collection itself with BM25, and writes a TREC run."""
 
-    output: Path
+    output: Output
     """The run file to write; gzip if it ends in .gz."""
 
     index: Path | None = None
@@ -89,7 +91,7 @@ class RerankOptions(_ModelOptions, _CollectionOptions):
     run: Path
     """The TREC run to re-rank."""
 
-    output: Path
+    output: Output
     """The run file to write; gzip if it ends in .gz."""
 
     depth: int = 1000

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
+
+from rankdistill.options import Output
 
 __all__ = ["ScoresCompileOptions", "ScoresInspectOptions"]
 
@@ -37,7 +38,7 @@ class ScoresInspectOptions(_ScoreFiles):
 class ScoresCompileOptions(_ScoreFiles):
     """Compile teacher score files into one memory-mapped store."""
 
-    out: Path
+    output: Output
     """The store to write."""
 
     on_bad_row: Literal["error", "skip"] = "error"

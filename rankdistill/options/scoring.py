@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from rankdistill.options import Output
+
 __all__ = ["ScoreOptions", "TriplesOptions"]
 
 
@@ -16,7 +18,7 @@ class TriplesOptions:
     collection: str
     """Documents, queries and qrels: a BEIR folder, an MS MARCO folder, an ir_datasets id, or hf:NAME."""
 
-    out: Path
+    output: Output
     """File of query_id, positive_id, negative_id; compressed if it ends in .gz."""
 
     split: str = "train"
@@ -48,7 +50,7 @@ class ScoreOptions:
     collection: str
     """Documents and queries: a BEIR folder, an MS MARCO folder, an ir_datasets id, or hf:NAME."""
 
-    out: Path
+    output: Output
     """The score file; compressed if it ends in .gz or .zst."""
 
     triples: Path | None = None

@@ -50,5 +50,5 @@ def make_triples(options: TriplesOptions) -> list[Triple]:
     if options.max_triples is not None:
         random.Random(options.seed).shuffle(triples)
         triples = triples[: options.max_triples]
-    write_triples(options.out, triples)
+    write_triples(options.output, triples)
     return triples

@@ -57,7 +57,7 @@ def score_file(options: ScoreOptions) -> dict[str, int]:
     rows, num_short = _rows(options, collection)
     # Each pair once; dict.fromkeys keeps the order of the file, so the job is the same on every start.
     pairs = list(dict.fromkeys((query_id, doc_id) for query_id, doc_ids in rows for doc_id in doc_ids))
-    partial = Path(f"{options.out}.partial")
+    partial = Path(f"{options.output}.partial")
     scores = score_resumably(
         pairs,
         collection,
@@ -76,7 +76,7 @@ def score_file(options: ScoreOptions) -> dict[str, int]:
         if not labelled or (options.candidates and query_id not in relevant):
             scored = ranked(dict(scored))
         result.append((query_id, scored))
-    write_scores(options.out, result, "ids" if options.triples is not None else "nway")
+    write_scores(options.output, result, "ids" if options.triples is not None else "nway")
     shutil.rmtree(partial, ignore_errors=True)
     return {"rows": len(rows), "pairs": len(pairs), "queries_left_out": num_short}
 

@@ -25,12 +25,12 @@ from rankdistill.retrieval.score import score_file
 def triples(tmp_path_factory: pytest.TempPathFactory, conala: Path) -> Path:
     """60 triples of conala."""
     path = tmp_path_factory.mktemp("triples") / "triples.tsv"
-    make_triples(TriplesOptions(collection=str(conala), out=path, num_negatives=2, max_triples=60, depth=10))
+    make_triples(TriplesOptions(collection=str(conala), output=path, num_negatives=2, max_triples=60, depth=10))
     return path
 
 
 def options(teacher: Path | str, conala: Path, out: Path, **more: object) -> ScoreOptions:
-    return ScoreOptions(teacher=str(teacher), collection=str(conala), out=out, device="cpu", **more)  # type: ignore[arg-type]
+    return ScoreOptions(teacher=str(teacher), collection=str(conala), output=out, device="cpu", **more)  # type: ignore[arg-type]
 
 
 def test_triples_have_a_relevant_doc_and_another(triples: Path, conala: Path) -> None:
