@@ -5,7 +5,7 @@ use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString};
-use rankdistill_core::error::ErrorKind;
+use rankdistill_core::error::{ErrorKind, Result};
 use rankdistill_core::permutation::Permutation;
 use rankdistill_core::scores::{
     BadCounts, BadKind, Columns, Format, IdKind, Position, ReaderOptions, ScoreReader as CoreReader, ScoreStore as CoreStore,
@@ -13,7 +13,7 @@ use rankdistill_core::scores::{
 };
 use std::io;
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 type PositionTuple = (u64, u64, u64, u64, u64);
 
@@ -39,11 +39,18 @@ fn format_named(name: &str) -> PyResult<Format> {
 pub struct ScoreReader(Mutex<CoreReader>);
 
 impl ScoreReader {
-    fn get<T>(&self, py: Python<'_>, read: impl FnOnce(&mut CoreReader) -> T + Send) -> T
-    where
-        T: Send,
-    {
-        py.detach(|| read(&mut self.0.lock().expect("a reader doesn't panic")))
+    fn get<T: Send>(&self, py: Python<'_>, read: impl FnOnce(&mut CoreReader) -> T + Send) -> T {
+        py.detach(|| read(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// A signal that arrives while a pipe is waited for is looked at, so that Ctrl-C works.
+    fn interruptible<T: Send>(&self, py: Python<'_>, read: fn(&mut CoreReader) -> Result<T>) -> PyResult<T> {
+        loop {
+            match self.get(py, read) {
+                Err(error) if error.kind == ErrorKind::Io(io::ErrorKind::Interrupted) => py.check_signals()?,
+                result => return result.map_err(to_python),
+            }
+        }
     }
 }
 
@@ -64,23 +71,19 @@ impl ScoreReader {
         let (file, offset, line, row, num_docs) = start;
         let start = Position { file, offset, line, row, num_docs };
         let options = ReaderOptions { format, skip, block_rows, max_line_bytes, start };
-        py.detach(|| CoreReader::open(paths, options)).map(|reader| Self(Mutex::new(reader))).map_err(to_python)
+        let reader = Self(Mutex::new(CoreReader::new(paths, options).map_err(to_python)?));
+        reader.interruptible(py, CoreReader::begin)?;
+        Ok(reader)
     }
 
-    /// A signal that arrives while a pipe is waited for is looked at, so that Ctrl-C works.
     fn next_block(&self, py: Python<'_>) -> PyResult<Option<ScoreBlock>> {
-        loop {
-            match self.get(py, CoreReader::next_block) {
-                Ok(block) => return Ok(block.map(|block| ScoreBlock { columns: block.columns, position: block.position })),
-                Err(error) if error.kind == ErrorKind::Io(io::ErrorKind::Interrupted) => py.check_signals()?,
-                Err(error) => return Err(to_python(error)),
-            }
-        }
+        let block = self.interruptible(py, CoreReader::next_block)?;
+        Ok(block.map(|block| ScoreBlock { columns: block.columns, position: block.position }))
     }
 
     #[getter]
     fn format(&self, py: Python<'_>) -> &'static str {
-        self.get(py, |reader| reader.format().name())
+        self.get(py, |reader| reader.format().map_or("auto", Format::name))
     }
 
     #[getter]

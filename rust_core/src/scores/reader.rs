@@ -79,15 +79,16 @@ pub struct ScoreReader {
     bad: BadCounts,
     num_threads: usize,
     count: Arc<AtomicU64>,
+    begun: bool,
     finished: bool,
 }
 
 impl ScoreReader {
-    /// A reader of `paths` as one; "-" is standard input.
+    /// A reader of `paths` as one; "-" is standard input. Nothing is opened yet.
     ///
     /// # Errors
-    /// `BadArgument` for options that can't be; `BadData` if the first lines fit no format; `Io` if a file can't be read.
-    pub fn open(paths: Vec<PathBuf>, options: ReaderOptions) -> Result<Self> {
+    /// `BadArgument` for options that can't be.
+    pub fn new(paths: Vec<PathBuf>, options: ReaderOptions) -> Result<Self> {
         let bad = |expected: String, found: String| Err(Error::new(ErrorKind::BadArgument, expected, found, ""));
         if paths.is_empty() {
             return bad("at least one file".into(), "none".into());
@@ -104,7 +105,7 @@ impl ScoreReader {
         if options.start != Position::default() && paths.iter().any(|path| path == Path::new(STDIN)) {
             return bad("a start at the beginning of standard input".into(), "another position".into());
         }
-        let mut reader = Self {
+        Ok(Self {
             format: options.format,
             position: Position::default(),
             source: None,
@@ -114,26 +115,43 @@ impl ScoreReader {
             bad: BadCounts::default(),
             num_threads: std::thread::available_parallelism().map_or(1, usize::from),
             count: Arc::default(),
+            begun: false,
             finished: false,
             paths,
             options,
-        };
-        if reader.format.is_none() {
-            reader.sniff()?;
+        })
+    }
+
+    /// Finds the format, and opens the file that reading begins in; the first `next_block` does it otherwise.
+    ///
+    /// # Errors
+    /// `BadData` if the first lines fit no format; `Io` if a file can't be read, where `Interrupted` can be tried again.
+    pub fn begin(&mut self) -> Result<()> {
+        if self.begun {
+            return Ok(());
         }
-        if reader.position != reader.options.start {
-            reader.leave();
-            reader.bad = BadCounts::default();
-            reader.count = Arc::default();
-            reader.position = reader.options.start;
+        if self.format.is_none() {
+            self.sniff()?;
         }
-        Ok(reader)
+        if self.position != self.options.start {
+            self.leave();
+            self.bad = BadCounts::default();
+            self.count = Arc::default();
+            self.position = self.options.start;
+        }
+        if self.source.is_none() && (self.position.file as usize) < self.paths.len() {
+            self.enter()?;
+        }
+        self.begun = true;
+        Ok(())
     }
 
     /// Looks at the first file that isn't empty, and stays at its beginning with what was read.
     fn sniff(&mut self) -> Result<()> {
         loop {
-            self.enter()?;
+            if self.source.is_none() {
+                self.enter()?;
+            }
             while !self.ended && (self.buffer.len() < PIECE_BYTES || memchr(b'\n', &self.buffer).is_none()) {
                 if self.buffer.len() > self.options.max_line_bytes {
                     break;
@@ -157,9 +175,9 @@ impl ScoreReader {
         &self.paths[(self.position.file as usize).min(self.paths.len() - 1)]
     }
 
-    /// The format: given, or found.
-    pub fn format(&self) -> Format {
-        self.format.expect("open() decides it")
+    /// The format: given, or found by `begin`.
+    pub fn format(&self) -> Option<Format> {
+        self.format
     }
 
     /// Rows skipped so far, by kind.
@@ -200,6 +218,10 @@ impl ScoreReader {
         let length = self.buffer.len();
         self.buffer.resize(length + PIECE_BYTES, 0);
         let source = self.source.as_mut().expect("entered");
+        if let Err(error) = source.prepare() {
+            self.buffer.truncate(length);
+            return Err(error);
+        }
         let result = source.read(&mut self.buffer[length..]);
         self.buffer.truncate(length + result.as_ref().copied().unwrap_or(0));
         match result {
@@ -243,6 +265,7 @@ impl ScoreReader {
     }
 
     fn advance(&mut self) -> Result<Option<Block>> {
+        self.begin()?;
         while (self.position.file as usize) < self.paths.len() {
             if self.source.is_none() {
                 self.enter()?;
@@ -269,7 +292,8 @@ impl ScoreReader {
         loop {
             let data = &self.buffer[self.begin..];
             let run = empty_lines(data);
-            scanned = scanned.max(run);
+            // Not beyond the end: a damaged archive's last, cut line was taken away.
+            scanned = scanned.max(run).min(data.len());
             if run == data.len() {
                 if self.ended {
                     return Ok(0);
@@ -332,9 +356,10 @@ impl ScoreReader {
     }
 
     fn parse(&mut self, length: usize) -> Result<Block> {
+        let format = self.format.expect("begin() decides it");
         let mut range = self.begin..self.begin + length;
         let mut header = 0;
-        if self.format() == Format::Margin && self.position.offset == 0 {
+        if format == Format::Margin && self.position.offset == 0 {
             let end = memchr(b'\n', &self.buffer[range.clone()]).unwrap_or(length);
             if is_margin_header(without_return(&self.buffer[range.start..range.start + end])) {
                 range.start = (range.start + end + 1).min(range.end);
@@ -342,7 +367,7 @@ impl ScoreReader {
             }
         }
         let rules = Rules {
-            format: self.format(),
+            format,
             num_docs: self.position.num_docs as usize,
             max_line_bytes: self.options.max_line_bytes,
             skip: self.options.skip,

@@ -41,48 +41,66 @@ impl Read for Input {
 
 /// One open file.
 pub(super) struct Source {
+    path: PathBuf,
+    offset: u64,
+    count: Arc<AtomicU64>,
+    /// Until the first bytes are there; they tell how to go on.
+    opened: Option<(Input, Vec<u8>)>,
     reader: Box<dyn Read + Send + Sync>,
     /// "gzip", "zstd" or "".
     pub archive: &'static str,
 }
 
 impl Source {
-    /// Opens `path` at byte `offset` of its content: at once in a plain file, by reading up to there elsewhere.
+    /// Opens `path` at byte `offset` of its content: at once in a plain file, by reading up to there elsewhere. Nothing is read yet.
     pub fn open(path: &Path, offset: u64, count: &Arc<AtomicU64>) -> Result<Self> {
-        let failed = |error: io::Error| Error::io(&error, path);
-        let mut input = if path == Path::new(STDIN) { Input::Stdin(io::stdin()) } else { Input::File(File::open(path).map_err(failed)?) };
-        let mut magic = Vec::with_capacity(4);
-        (&mut input).take(4).read_to_end(&mut magic).map_err(failed)?;
-        let archive = match magic.as_slice() {
+        let input = if path == Path::new(STDIN) {
+            Input::Stdin(io::stdin())
+        } else {
+            Input::File(File::open(path).map_err(|error| Error::io(&error, path))?)
+        };
+        let reader = Box::new(io::empty());
+        Ok(Self { path: path.into(), offset, count: count.clone(), opened: Some((input, Vec::new())), reader, archive: "" })
+    }
+
+    /// Reads up to the offset, if that hasn't been done. After an `Io(Interrupted)` it can be called again.
+    pub fn prepare(&mut self) -> Result<()> {
+        let Some((input, magic)) = &mut self.opened else { return Ok(()) };
+        let failed = |error: io::Error| Error::io(&error, &self.path);
+        while magic.len() < 4 {
+            let mut bytes = [0; 4];
+            let room = 4 - magic.len();
+            match input.read(&mut bytes[..room]).map_err(failed)? {
+                0 => break,
+                length => magic.extend_from_slice(&bytes[..length]),
+            }
+        }
+        let (mut input, magic) = self.opened.take().expect("looked at above");
+        self.archive = match magic.as_slice() {
             [0x1f, 0x8b, ..] => "gzip",
             [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => "zstd",
             _ => "",
         };
-        if let ("", Input::File(file), true) = (archive, &mut input, offset > 0) {
+        if let ("", Input::File(file), true) = (self.archive, &mut input, self.offset > 0) {
             let length = file.metadata().map_err(failed)?.len();
             // A pipe has no length and can't be sought in.
-            if file.seek(SeekFrom::Start(offset)).is_ok() {
-                if offset > length {
-                    return Err(beyond(path, offset));
+            if file.seek(SeekFrom::Start(self.offset)).is_ok() {
+                if self.offset > length {
+                    return Err(beyond(&self.path, self.offset));
                 }
-                count.fetch_add(offset, Ordering::Relaxed);
-                return Ok(Self { reader: Box::new(Counting { inner: input, count: count.clone() }), archive });
+                self.count.fetch_add(self.offset, Ordering::Relaxed);
+                self.reader = Box::new(Counting { inner: input, count: self.count.clone() });
+                return Ok(());
             }
         }
-        let whole = Counting { inner: Cursor::new(magic).chain(input), count: count.clone() };
-        let reader: Box<dyn Read + Send + Sync> = match archive {
+        let whole = Counting { inner: Cursor::new(magic).chain(input), count: self.count.clone() };
+        self.reader = match self.archive {
             "gzip" => Box::new(flate2::bufread::MultiGzDecoder::new(BufReader::with_capacity(1 << 18, whole))),
             "zstd" => Box::new(zstd::stream::read::Decoder::with_buffer(BufReader::with_capacity(1 << 18, whole)).map_err(failed)?),
             _ => Box::new(whole),
         };
-        let mut source = Self { reader, archive };
-        if offset > 0 {
-            let skipped = io::copy(&mut (&mut source).take(offset), &mut io::sink()).map_err(failed)?;
-            if skipped < offset {
-                return Err(beyond(path, offset));
-            }
-        }
-        Ok(source)
+        let skipped = io::copy(&mut (&mut self.reader).take(self.offset), &mut io::sink()).map_err(failed)?;
+        if skipped < self.offset { Err(beyond(&self.path, self.offset)) } else { Ok(()) }
     }
 }
 
