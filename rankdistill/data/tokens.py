@@ -131,7 +131,9 @@ def build_tokens(
         if skipped < done:
             expected, found = f"at least the {done:,} texts that were tokenised before", f"{skipped:,}"
             raise BadStoreError(expected, found, "remove its .partial and .journal", str(path))
-    with tqdm(total=total, initial=done, desc=f"tokenise {path.name.split('-')[0]}", unit="text", disable=not progress) as bar:
+    with tqdm(
+        total=total, initial=done, desc=f"tokenise {path.name.split('-')[0]}", unit="text", disable=not progress
+    ) as bar:
         while block := [prompt + text for _, text in itertools.islice(rest, chunk)]:
             ids = [encoding.ids for encoding in backend.encode_batch_fast(block)]
             lengths = np.fromiter(map(len, ids), np.uint32, len(ids))

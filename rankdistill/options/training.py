@@ -30,7 +30,7 @@ class TrainingOptions:
     """Encoder to start from: a folder or hub id of any HF encoder, or of a SentenceTransformer."""
 
     output_dir: Path
-    """Folder of the run: config.json, model/, checkpoints/, logs/ (TensorBoard), metrics.json."""
+    """Folder of the run: config.json, model/, metrics.json, checkpoints/ (TensorBoard logs are in its runs/)."""
 
     num_layers: int | None = None
     """Keep the first layers of --init only; all of them by default."""
@@ -121,6 +121,9 @@ class MarginMSEOptions(TrainingOptions):
     """Loss terms as NAME or NAME:WEIGHT. From the file's scores: margin-mse (the paper's; doc 0 against each other
     one), margin-mse-all-pairs, kl. From labels (doc 0 is relevant): infonce (against all docs of the batch),
     ranknet. From --in-batch-teacher: in-batch-margin-mse, in-batch-kl."""
+
+    teacher_scale: float = 1.0
+    """Multiplies the file's scores. Margin-MSE heeds their scale: cosines, say, want about 20 to suit dot products."""
 
     temperature: float = 1.0
     """Divides the student's scores in kl, in-batch-kl and infonce."""

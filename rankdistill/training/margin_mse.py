@@ -60,7 +60,7 @@ def parse_loss(terms: Sequence[str]) -> dict[str, float]:
     return weights
 
 
-def dot_objective(weights: Mapping[str, float], temperature: float = 1.0) -> Objective:
+def dot_objective(weights: Mapping[str, float], temperature: float = 1.0, teacher_scale: float = 1.0) -> Objective:
     """The weighted loss terms of a dot student.
 
     Queries and docs are encoded in one pass each. All scores come out of one product [B, M]; those of each row's own N
@@ -78,7 +78,7 @@ def dot_objective(weights: Mapping[str, float], temperature: float = 1.0) -> Obj
         scores_BN = scores_BM.gather(1, columns_BN)
         if name == "ranknet":
             return losses.ranknet(scores_BN)
-        teacher_BN = batch["teacher_scores"]
+        teacher_BN = batch["teacher_scores"] * teacher_scale
         if name == "margin-mse":
             return losses.margin_mse(scores_BN, teacher_BN)
         if name == "margin-mse-all-pairs":
@@ -166,7 +166,7 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
         model,
         arguments,
         source=source,
-        objective=dot_objective(weights, options.temperature),
+        objective=dot_objective(weights, options.temperature, options.teacher_scale),
         validate=_validation(options, collection) if with_dev else None,
         callbacks=[EarlyStoppingCallback(options.patience)] if with_dev and options.patience else None,
     )

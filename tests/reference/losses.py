@@ -10,7 +10,9 @@ Scores = Sequence[Sequence[float]]
 
 
 def margin_mse(student: Scores, teacher: Scores) -> float:
-    errors = [((s[0] - s[j]) - (t[0] - t[j])) ** 2 for s, t in zip(student, teacher, strict=True) for j in range(1, len(s))]
+    errors = [
+        ((s[0] - s[j]) - (t[0] - t[j])) ** 2 for s, t in zip(student, teacher, strict=True) for j in range(1, len(s))
+    ]
     return sum(errors) / len(errors)
 
 

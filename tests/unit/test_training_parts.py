@@ -81,6 +81,8 @@ def test_every_loss_term_is_computed_from_the_scores_it_speaks_of() -> None:
     }
     assert set(expected) == set(LOSS_TERMS)
     terms = dot_objective(dict.fromkeys(LOSS_TERMS, 0.5), temperature=2.0)(model, batch)
+    scaled = dot_objective({"margin-mse": 1.0}, teacher_scale=20.0)(model, batch)["margin-mse"]
+    torch.testing.assert_close(scaled, losses.margin_mse(own, 20 * teacher))
     for name, value in expected.items():
         torch.testing.assert_close(terms[name], 0.5 * value, msg=name)
 
