@@ -83,6 +83,7 @@ STUDENTS: dict[str, dict[str, object]] = {
         "loss": ("margin-mse:0.05", "in-batch-kl", "infonce:0.3"),
         "dense": True,
     },
+    "MiniLM as published: in-batch KL + InfoNCE": {"loss": ("in-batch-kl", "infonce"), "published": True},
 }
 
 
@@ -119,17 +120,22 @@ def main() -> None:
     else:
         dense, scale = MINILM, COSINE_SCALE
     runs["dense teacher"] = retrieve(DotModel.from_pretrained(dense), collection, qrels)
-    for label, choice in STUDENTS.items():
+    if dense != MINILM:
+        runs["MiniLM as published"] = retrieve(DotModel.from_pretrained(MINILM), collection, qrels)
+    for label, kind in STUDENTS.items():
         for seed in arguments.seeds:
             options: dict[str, object] = {
-                "loss": choice["loss"],
+                "loss": kind["loss"],
                 "num_layers": arguments.num_layers,
                 "learning_rate": arguments.learning_rate,
                 "seed": seed,
-                "teacher_scale": 1.0 if setting.teachers == "trained" else COSINE_SCALE,
             }
-            if choice.get("dense"):
+            if setting.teachers == "as published":
+                options["teacher_scale"] = COSINE_SCALE
+            if kind.get("dense"):
                 options |= {"in_batch_teacher": dense, "in_batch_scale": scale}
+            if kind.get("published"):
+                options |= {"in_batch_teacher": MINILM, "in_batch_scale": COSINE_SCALE}
             key = hashlib.sha256(repr(sorted(options.items())).encode()).hexdigest()[:8]
             model, took = student(path, setting, out / f"student-{key}", scores, options)
             row = label if len(arguments.seeds) == 1 else f"{label} [seed {seed}]"

@@ -200,8 +200,8 @@ def _warnings(
     high = max((column.max for column in columns.values()), default=np.inf)
     if low >= 0 and high <= 1:
         found.append(
-            "All scores lie in [0, 1]: they look like sigmoid outputs. Margin-MSE needs raw scores; "
-            "see --teacher-transform logit."
+            "All scores lie in [0, 1]: they look like sigmoid outputs. Margin-MSE needs raw scores: "
+            "undo the sigmoid first, log(p / (1 - p))."
         )
     elif low >= -1 and high <= 1:
         found.append("All scores lie in [-1, 1]: they look like cosines. A student's dot products spread far wider.")
