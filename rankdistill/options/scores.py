@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
 
 from rankdistill.options import Output
 
@@ -12,7 +14,8 @@ __all__ = ["ScoresCompileOptions", "ScoresInspectOptions"]
 
 @dataclass(frozen=True)
 class _Files:  # not keyword-only, so that the command line takes them without a flag
-    files: tuple[str, ...]
+    # A mistyped option then passes for a file, and is reported as one that isn't there.
+    files: Annotated[tuple[str, ...], Parameter(allow_leading_hyphen=True)]
     """Teacher score files, globs, or - for standard input; several are read as one. Plain, gzip or zstd."""
 
 
