@@ -188,8 +188,12 @@ def _histogram(margins: NDArray[np.float32]) -> Histogram:
     size = float(next(step for step in (1, 2, 2.5, 5, 10) if step * power >= raw * 0.999) * power)
     first, last = int(np.floor(low / size)), int(np.floor(high / size)) + 1
     edges = [size * step for step in range(first, last + 1)]
-    counts, _ = np.histogram(np.clip(margins, edges[0], edges[-1]), bins=np.asarray(edges))
-    return Histogram(edges, [int(count) for count in counts])
+    counts = np.zeros(len(edges) - 1, np.int64)
+    for start in range(0, len(margins), _BLOCK):
+        # As float64: an outer edge, rounded to float32, may lie outside, where nothing is counted.
+        block = margins[start : start + _BLOCK].astype(np.float64).clip(edges[0], edges[-1])
+        counts += np.histogram(block, bins=np.asarray(edges))[0]
+    return Histogram(edges, counts.tolist())
 
 
 def _warnings(

@@ -298,3 +298,12 @@ def test_warnings(tmp_path: Path, scores: list[float], format: str, warning: str
     write_scores(tmp_path / "f", [("q", docs)], format)  # type: ignore[arg-type]
     warnings = inspect_scores(ScoresInspectOptions(files=(str(tmp_path / "f"),))).warnings
     assert any(warning in text for text in warnings) if warning else not warnings
+
+
+@pytest.mark.parametrize("margins", [[0.7, -0.1], [3.0, 3.0], [0.0, 0.0], [1e30, -1e-30], [5.0]])
+def test_the_histogram_counts_every_margin(tmp_path: Path, margins: list[float]) -> None:
+    write_scores(tmp_path / "f", [("q", [("a", margin), ("b", 0.0)]) for margin in margins])
+    report = inspect_scores(ScoresInspectOptions(files=(str(tmp_path / "f"),)))
+    assert sum(report.histogram.counts) == len(margins)
+    assert report.histogram.edges == sorted(set(report.histogram.edges))
+    assert "%" in report.render()
