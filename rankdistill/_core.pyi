@@ -176,7 +176,7 @@ class ScoreReader:
 
 @final
 class ScoreStoreWriter:
-    """Writes a score store block by block into a temporary file; `finish` gives it its name, `abort` (or dropping it) removes it."""
+    """Writes a score store block by block into a temporary file; `finish` gives it its name, `abort` or dropping removes it."""
 
     def __new__(cls, path: str | PathLike[str], format: str) -> ScoreStoreWriter: ...
     def __len__(self) -> int: ...

@@ -9,16 +9,18 @@ from typing import Any
 from rankdistill.evaluation.report import render_table
 
 ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "eval" / "results"
 
 
 def main() -> None:
-    parts = [
-        "# Results\n\nRendered by `make results` from `eval/results/*.json`; each section names the command that measured it.\n"
-    ]
-    for path in sorted((ROOT / "eval" / "results").glob("cross-architecture-*.json")):
+    intro = "Rendered by `make results` from `eval/results/*.json`; each section names the command that measured it."
+    parts = [f"# Results\n\n{intro}\n"]
+    for path in sorted(RESULTS.glob("cross-architecture-*.json")):
         parts.append(cross_architecture(json.loads(path.read_text(encoding="utf-8"))))
-    for path in sorted((ROOT / "eval" / "results").glob("bench-*.json")):
-        parts.append(benchmark(path.stem, json.loads(path.read_text(encoding="utf-8"))))
+    for name, section in (("scores", scores), ("batches", batches), ("training", training)):
+        path = RESULTS / f"bench-{name}.json"
+        if path.is_file():
+            parts.append(section(json.loads(path.read_text(encoding="utf-8"))))
     (ROOT / "docs" / "results.md").write_text("\n".join(parts), encoding="utf-8")
 
 
@@ -44,9 +46,41 @@ def cross_architecture(result: dict[str, Any]) -> str:
     )
 
 
-def benchmark(name: str, result: dict[str, Any]) -> str:
-    command = " ".join(result["command"]) if isinstance(result["command"], list) else str(result["command"])
-    return f"## {name.replace('-', ' ')}\n\n{render_table(result['rows'], style='markdown', decimals=3)}\n\n`python {command}`\n"
+def scores(result: dict[str, Any]) -> str:
+    rows = [
+        {
+            "reader": entry["name"],
+            "million rows/s": entry["rows_per_second"] / 1e6,
+            "peak memory (MB)": round(entry["peak_rss_mb"]),
+        }
+        for entry in result["results"]
+    ]
+    return (
+        f"## Reading teacher scores\n\n{result['rows']:,} rows of the published id form "
+        f"({result['bytes'] / 1e6:.0f} MB), {result['cores']} cores; each reader in a process of its own, "
+        f"the best of several turns; memory is the whole process's peak.\n\n"
+        f"{render_table(rows, style='markdown', decimals=2)}\n\n`python {result['command']}`\n"
+    )
+
+
+def batches(result: dict[str, Any]) -> str:
+    options = result["options"]
+    rows = [{"way": name, "triples/s": round(value)} for name, value in result["triples_per_second"].items()]
+    padding = ", ".join(f"{share:.0%} {name}" for name, share in result["padding_share"].items())
+    return (
+        f"## Assembling batches\n\n{int(options['num_triples']):,} random triples over {int(options['num_docs']):,} docs, "
+        f"{options['query_max_length']}/{options['doc_max_length']} tokens, batches of {options['batch_size']}; "
+        f"ids to padded arrays. Padding of docs: {padding}.\n\n"
+        f"{render_table(rows, style='markdown')}\n\n`python scripts/bench_batches.py`\n"
+    )
+
+
+def training(result: dict[str, Any]) -> str:
+    return (
+        "## Training steps\n\nMargin-MSE on the same rows: the first two layers of MiniLM, batches of 32, the best of "
+        f"{len(next(iter(result['rounds'].values())))} rounds, by turns, each in a process of its own.\n\n"
+        f"{render_table(result['rows'], style='markdown', decimals=3)}\n\n`python {' '.join(result['command'])}`\n"
+    )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from rankdistill.errors import BadDataError
 
-__all__ = ["config_with_layers", "load_tokenizer", "load_weights", "weights_fingerprint"]
+__all__ = ["config_with_layers", "load_tokenizer", "load_weights", "max_positions", "weights_fingerprint"]
 
 
 def config_with_layers(path: str, num_layers: int | None) -> PretrainedConfig:
@@ -33,6 +33,15 @@ def config_with_layers(path: str, num_layers: int | None) -> PretrainedConfig:
             if isinstance(value, list) and len(value) == depth and name.startswith("layer"):
                 setattr(config, name, value[:num_layers])
     return config
+
+
+def max_positions(config: PretrainedConfig) -> int:
+    """How many tokens the model has positions for; no limit of the model's is 512 here, longer must be asked for."""
+    stated = getattr(config, "max_position_embeddings", None)
+    if stated is None:
+        return 512
+    # RoBERTa's kin count positions from the padding token's id + 1.
+    return int(stated) - (2 if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet") else 0)
 
 
 @contextmanager

@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from rankdistill.errors import BadDataError
-from rankdistill.models.backbone import config_with_layers, load_tokenizer, load_weights, weights_fingerprint
+from rankdistill.models.backbone import (
+    config_with_layers,
+    load_tokenizer,
+    load_weights,
+    max_positions,
+    weights_fingerprint,
+)
 from rankdistill.models.dot import resolve
 from rankdistill.models.precision import choose_device
 
@@ -68,7 +74,7 @@ class CrossEncoderModel(nn.Module):
 
         Args:
             num_layers: keep the first layers only.
-            max_length: None keeps the checkpoint's.
+            max_length: None keeps the checkpoint's; never more than the model has positions for.
             new_head: allow a plain encoder body: its scoring head starts random and must be trained.
 
         Raises:
@@ -91,8 +97,9 @@ class CrossEncoderModel(nn.Module):
         head = ("classifier", "pre_classifier", "pooler", "head", "score") if new_head else ()
         classifier = load_weights(AutoModelForSequenceClassification, str(path), config, may_be_new=head)
         tokenizer = load_tokenizer(str(path))
-        stated = min(int(tokenizer.model_max_length), int(getattr(config, "max_position_embeddings", 512)), 512)
-        model = cls(classifier, tokenizer, max_length=max_length or stated)
+        longest = max_positions(config)
+        stated = min(int(tokenizer.model_max_length), longest, 512)
+        model = cls(classifier, tokenizer, max_length=min(max_length or stated, longest))
         model.eval()
         return model.to(choose_device(device))
 

@@ -19,7 +19,13 @@ from torch.nn import functional
 from transformers import AutoModel, PreTrainedModel
 
 from rankdistill.errors import BadDataError
-from rankdistill.models.backbone import config_with_layers, load_tokenizer, load_weights, weights_fingerprint
+from rankdistill.models.backbone import (
+    config_with_layers,
+    load_tokenizer,
+    load_weights,
+    max_positions,
+    weights_fingerprint,
+)
 from rankdistill.models.precision import choose_device
 
 __all__ = ["DotModel", "Pooling", "resolve"]
@@ -137,7 +143,8 @@ class DotModel(nn.Module):
             pooling: None keeps the checkpoint's ("mean" for a plain encoder).
             projection_dim: adds a new linear projection to this width, in place of one in the checkpoint.
             normalize: None keeps the checkpoint's; False drops a Normalize module, as a dot student wants.
-            query_max_length: None keeps the checkpoint's; so for `doc_max_length`.
+            query_max_length: None keeps the checkpoint's; never more than the model has positions for. So for
+                `doc_max_length`.
 
         Raises:
             BadDataError: if the folder holds SentenceTransformer modules other than the four named above.
@@ -154,15 +161,16 @@ class DotModel(nn.Module):
             projection = nn.Linear(int(config.hidden_size), projection_dim, bias=False)
         elif stored["dense"] is not None:
             projection = _load_dense(path / stored["dense"])
-        limit = stored["max_length"] or min(int(getattr(config, "max_position_embeddings", 512)), 512)
+        longest = max_positions(config)
+        limit = stored["max_length"] or min(longest, 512)
         model = cls(
             encoder,
             tokenizer,
             pooling=pooling or stored["pooling"],
             projection=projection,
             normalize=stored["normalize"] if normalize is None else normalize,
-            query_max_length=query_max_length or stored["query_max_length"] or limit,
-            doc_max_length=doc_max_length or stored["doc_max_length"] or limit,
+            query_max_length=min(query_max_length or stored["query_max_length"] or limit, longest),
+            doc_max_length=min(doc_max_length or stored["doc_max_length"] or limit, longest),
         )
         model.eval()
         return model.to(choose_device(device))

@@ -23,9 +23,6 @@ LOSS_TERMS = (
 class TrainingOptions:
     """What every training has."""
 
-    collection: str
-    """Documents and queries: a BEIR folder, an MS MARCO folder, an ir_datasets id, or hf:NAME."""
-
     init: str
     """Encoder to start from: a folder or hub id of any HF encoder, or of a SentenceTransformer."""
 
@@ -98,6 +95,10 @@ class TrainingOptions:
 class MarginMSEOptions(TrainingOptions):
     """Train a student from teacher scores."""
 
+    collection: str | None = None
+    """Documents and queries: a BEIR folder, an MS MARCO folder, an ir_datasets id, or hf:NAME. Only score files in text
+    form, which hold their texts, do without."""
+
     scores: tuple[str, ...]
     """Teacher score file(s) in a published format (5-column ids or text, margins, n-way JSON lines; plain, .gz or
     .zst), a glob, or a compiled store."""
@@ -169,6 +170,9 @@ class MarginMSEOptions(TrainingOptions):
 @dataclass(frozen=True, kw_only=True)
 class TeacherOptions(TrainingOptions):
     """Train a cross-encoder teacher from triples, or from qrels and negatives."""
+
+    collection: str
+    """Documents and queries: a BEIR folder, an MS MARCO folder, an ir_datasets id, or hf:NAME."""
 
     triples: str | None = None
     """File of query_id, positive_id, negative_id (tab-separated, no header); without it --split and negatives are

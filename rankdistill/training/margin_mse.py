@@ -13,14 +13,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, set_seed
 
 from rankdistill import losses
 from rankdistill.data.batches import BatchPlan
-from rankdistill.data.scores import open_scores
+from rankdistill.data.scores import ScoreStore, open_scores
 from rankdistill.data.tokens import cached_tokens
-from rankdistill.formats.collection import Collection, open_collection
+from rankdistill.formats.collection import Collection, collection_from_texts, open_collection
 from rankdistill.models.dot import DotModel
 from rankdistill.options.training import LOSS_TERMS, MarginMSEOptions
 from rankdistill.retrieval.bm25 import bm25_search
@@ -140,10 +141,12 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
         query_max_length=options.query_max_length,
         doc_max_length=options.doc_max_length,
     )
-    store = open_scores(options.scores, format=options.format, on_bad_row=options.on_bad_row)
-    collection = open_collection(options.collection)
+    state = PartialState(cpu=options.device == "cpu")
+    with state.main_process_first():  # the first process fills the caches, the others read them
+        store = open_scores(options.scores, format=options.format, on_bad_row=options.on_bad_row)
+    collection = _collection(options, store)
     placed = place(store, collection, on_missing=options.on_missing)
-    source, plan = _batches(options, model, collection, placed)
+    source, plan = _batches(options, state, model, collection, placed)
     with_dev = options.dev_split is not None
     arguments = trainer_arguments(
         options,
@@ -173,16 +176,23 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
     return run_training(trainer, options, checkpoint, facts)
 
 
-def _batches(
-    options: MarginMSEOptions, model: DotModel, collection: Collection, placed: Placed
-) -> tuple[DotSource, BatchPlan]:
-    from accelerate import PartialState
+def _collection(options: MarginMSEOptions, store: ScoreStore) -> Collection:
+    if options.collection is not None:
+        return open_collection(options.collection)
+    if store.format != "text":
+        raise ValueError(
+            f"score files of the form {store.format} name texts by id: pass --collection, which holds them"
+        )
+    docs, queries = ({text: text for text in texts} for texts in (store.doc_ids, store.query_ids))
+    return collection_from_texts(docs, queries, name="the score file")
 
-    state = PartialState(cpu=options.device == "cpu")
-    # The first process fills the caches, the others read them.
+
+def _batches(
+    options: MarginMSEOptions, state: PartialState, model: DotModel, collection: Collection, placed: Placed
+) -> tuple[DotSource, BatchPlan]:
     with state.main_process_first():
-        queries = cached_tokens(collection, "queries", model.tokenizer, options.query_max_length)
-        docs = cached_tokens(collection, "docs", model.tokenizer, options.doc_max_length)
+        queries = cached_tokens(collection, "queries", model.tokenizer, model.query_max_length)
+        docs = cached_tokens(collection, "docs", model.tokenizer, model.doc_max_length)
         teacher = None
         if options.in_batch_teacher is not None:
             teacher_queries, teacher_docs = cached_vectors(options.in_batch_teacher, collection, device=options.device)

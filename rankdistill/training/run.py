@@ -155,23 +155,17 @@ def run_training(
 
 def model_card(model: nn.Module, options: TrainingOptions, facts: Mapping[str, Any]) -> str:
     """A model card in the hub's form: how it was made, how it's loaded."""
-    is_dot = hasattr(model, "pooling")
-    library, load = (
-        (
-            "sentence-transformers",
-            "from sentence_transformers import SentenceTransformer\n\nmodel = SentenceTransformer(PATH)",
-        )
-        if is_dot
-        else ("sentence-transformers", "from sentence_transformers import CrossEncoder\n\nmodel = CrossEncoder(PATH)")
-    )
-    task = "sentence-similarity" if is_dot else "text-ranking"
+    kind, task, scored = "CrossEncoder", "text-ranking", "Scores are raw logits."
+    if hasattr(model, "pooling"):
+        kind, task, scored = "SentenceTransformer", "sentence-similarity", "Pairs are scored by dot product."
+    load = f"from sentence_transformers import {kind}\n\nmodel = {kind}(PATH)"
     size = sum(parameter.numel() for parameter in model.parameters())
     rows = "".join(f"| {key.replace('_', ' ')} | {value} |\n" for key, value in facts.items())
     settings = "".join(f"| `{key}` | {_plain(value)} |\n" for key, value in dataclasses.asdict(options).items())
+    front = f"library_name: sentence-transformers\npipeline_tag: {task}\ntags:\n- rankdistill\n- knowledge-distillation"
     return (
-        f"---\nlibrary_name: {library}\npipeline_tag: {task}\ntags:\n- rankdistill\n- knowledge-distillation\n---\n\n"
-        f"# {options.output_dir.name}\n\nTrained with rankdistill from `{options.init}` on `{options.collection}`; "
-        f"{size:,} parameters.\n\n```python\n{load}\n```\n\nor `rankdistill.load(PATH)`. "
-        + ("Score pairs by dot product.\n" if is_dot else "Scores are raw logits.\n")
-        + f"\n## Training\n| fact | value |\n|---|---|\n{rows}\n| option | value |\n|---|---|\n{settings}"
+        f"---\n{front}\n---\n\n# {options.output_dir.name}\n\n"
+        f"Trained with rankdistill from `{options.init}`; {size:,} parameters. {scored}\n\n"
+        f"```python\n{load}\n```\n\nor `rankdistill.load(PATH)`.\n\n"
+        f"## Training\n\n| fact | value |\n|---|---|\n{rows}\n| option | value |\n|---|---|\n{settings}"
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import set_seed
@@ -66,8 +67,6 @@ def train_teacher(options: TeacherOptions) -> Path:
         MissingIdsError: if the triples name ids that the collection lacks.
         FileExistsError: if the output folder holds a run.
     """
-    from accelerate import PartialState
-
     checkpoint = prepare_folder(options)
     set_seed(options.seed)
     model = CrossEncoderModel.from_pretrained(
@@ -85,8 +84,8 @@ def train_teacher(options: TeacherOptions) -> Path:
     placed = place(rows_of_triples(triples), collection, on_missing=options.on_missing)
     state = PartialState(cpu=options.device == "cpu")
     with state.main_process_first():
-        queries = cached_tokens(collection, "queries", model.tokenizer, options.max_length)
-        docs = cached_tokens(collection, "docs", model.tokenizer, options.max_length)
+        queries = cached_tokens(collection, "queries", model.tokenizer, model.max_length)
+        docs = cached_tokens(collection, "docs", model.tokenizer, model.max_length)
     plan = BatchPlan(
         num_rows=placed.num_rows,
         batch_size=options.batch_size,
@@ -101,7 +100,7 @@ def train_teacher(options: TeacherOptions) -> Path:
         plan,
         queries,
         docs,
-        max_length=options.max_length,
+        max_length=model.max_length,
         pad_id=int(model.tokenizer.pad_token_id),
         pair_shape=pair_shape(model.tokenizer),
         with_types="token_type_ids" in model.tokenizer.model_input_names,

@@ -226,6 +226,23 @@ def test_a_dense_teacher_teaches_whole_batches(
     assert np.mean(losses[-12:]) < 0.8 * np.mean(losses[:12])
 
 
+def test_a_score_file_in_text_form_needs_no_collection(
+    tmp_path: Path, score_file: Path, conala: Path, tiny_bert_dir: Path
+) -> None:
+    collection = open_collection(conala)
+    rows = [line.split("\t") for line in score_file.read_text().splitlines()]
+    queries = collection.query_texts([row[2] for row in rows])
+    docs = [[text.replace("\t", " ") for text in collection.doc_texts([row[i] for row in rows])] for i in (3, 4)]
+    lines = zip(rows, queries, *docs, strict=True)
+    texts = tmp_path / "texts.tsv"
+    texts.write_text("".join("\t".join([*row[:2], *columns]).replace("\n", " ") + "\n" for row, *columns in lines))
+    run = tmp_path / "run"
+    train_margin_mse(options(texts, conala, tiny_bert_dir, run, collection=None, max_steps=3))
+    assert len(history(run)) == 3
+    with pytest.raises(ValueError, match=r"of the form ids name texts by id: pass --collection"):
+        train_margin_mse(options(score_file, conala, tiny_bert_dir, tmp_path / "b", collection=None))
+
+
 @pytest.mark.parametrize("loss", ["ranknet", "bce"])
 def test_a_teacher_learns_to_tell_relevant_from_other(
     tmp_path: Path, conala: Path, tiny_bert_dir: Path, loss: str

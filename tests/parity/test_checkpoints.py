@@ -91,6 +91,12 @@ def test_a_layer_that_does_not_exist_is_an_error_that_lists_them(tiny_bert_dir: 
         DotModel.from_pretrained(tiny_bert_dir, num_layers=5)
 
 
+def test_lengths_stay_within_the_models_positions(tiny_bert_dir: Path) -> None:
+    model = DotModel.from_pretrained(tiny_bert_dir, device="cpu", query_max_length=16, doc_max_length=200)
+    assert (model.query_max_length, model.doc_max_length) == (16, 64)
+    assert CrossEncoderModel.from_pretrained(tiny_bert_dir, max_length=230, new_head=True).max_length == 64
+
+
 def test_a_plain_body_is_no_cross_encoder_unless_a_new_head_is_asked_for(tiny_bert_dir: Path) -> None:
     with pytest.raises(BadDataError, match=r"expected a cross-encoder .* found BertModel; train one"):
         CrossEncoderModel.from_pretrained(tiny_bert_dir)
