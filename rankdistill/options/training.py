@@ -118,7 +118,7 @@ class MarginMSEOptions(TrainingOptions):
     doc_max_length: int = 200
     """Tokens of a document that are read, specials included (the paper: 200)."""
 
-    loss: tuple[str, ...] = ("margin-mse", "infonce")
+    loss: tuple[str, ...] = ("margin-mse:0.05", "infonce")
     """Loss terms as NAME or NAME:WEIGHT. From the file's scores: margin-mse (the paper's; doc 0 against each other
     one), margin-mse-all-pairs, kl. From labels (doc 0 is relevant): infonce (against all docs of the batch),
     ranknet. From --in-batch-teacher: in-batch-margin-mse, in-batch-kl."""

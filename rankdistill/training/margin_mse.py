@@ -164,7 +164,7 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
         "rows_dropped_per_epoch": plan.num_dropped_rows,
     }
     if arguments.process_index == 0:
-        write_config(options, **facts)
+        write_config(options, arguments, **facts)
     trainer = DistillationTrainer(
         model,
         arguments,

@@ -61,7 +61,7 @@ def trainer_arguments(
         metric: keep the checkpoint that is best by this one.
     """
     device = choose_device(options.device)
-    dtype = fast_dtype(device) if options.dtype == "auto" else getattr(torch, options.dtype)
+    dtype = _dtype(options, device)
     total = options.max_steps if options.max_steps > 0 else math.ceil(num_steps * options.num_epochs)
     every = eval_steps or options.save_steps
     return TrainingArguments(
@@ -96,7 +96,16 @@ def trainer_arguments(
     )
 
 
-def write_config(options: TrainingOptions, **facts: Any) -> None:
+def _dtype(options: TrainingOptions, device: torch.device) -> torch.dtype:
+    """The asked dtype; for "auto" the one that a resumed run began with, since a second measurement might say otherwise."""
+    name: str = options.dtype
+    config = options.output_dir / "config.json"
+    if name == "auto" and options.resume and config.is_file():
+        name = json.loads(config.read_text(encoding="utf-8")).get("dtype", "auto")
+    return fast_dtype(device) if name == "auto" else getattr(torch, name)
+
+
+def write_config(options: TrainingOptions, arguments: TrainingArguments, **facts: Any) -> None:
     """config.json: all options, the versions, the machine and what was found in the data; enough to repeat the run."""
     versions = {}
     for package in _PACKAGES:
@@ -108,6 +117,7 @@ def write_config(options: TrainingOptions, **facts: Any) -> None:
         "command": type(options).__name__.removesuffix("Options"),
         "options": {key: _plain(value) for key, value in dataclasses.asdict(options).items()},
         "argv": sys.argv,
+        "dtype": "bfloat16" if arguments.bf16 else "float32",
         "versions": versions,
         "python": platform.python_version(),
         "machine": {

@@ -108,6 +108,6 @@ def train_teacher(options: TeacherOptions) -> Path:
     arguments = trainer_arguments(options, source.num_steps)
     facts = {"triples": len(triples), "triples_left_out_for_missing_ids": len(triples) - placed.num_rows}
     if arguments.process_index == 0:
-        write_config(options, **facts)
+        write_config(options, arguments, **facts)
     trainer = DistillationTrainer(model, arguments, source=source, objective=teacher_objective(options.loss))
     return run_training(trainer, options, checkpoint, facts)

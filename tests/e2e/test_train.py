@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from rankdistill.formats.collection import open_collection
@@ -76,10 +77,12 @@ def history(run: Path) -> list[dict[str, float]]:
     ]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_run_killed_and_resumed_is_the_same_to_the_last_bit(
-    tmp_path: Path, score_file: Path, conala: Path, tiny_bert_dir: Path
+    tmp_path: Path, score_file: Path, conala: Path, tiny_bert_dir: Path, dtype: str
 ) -> None:
-    more = {"num_epochs": 4, "save_steps": 7}  # 12 steps an epoch: checkpoints in the midst of epochs
+    # Which dtype is faster is asked of the machine, and another process may hear another answer.
+    more = {"num_epochs": 4, "save_steps": 7, "dtype": dtype}  # 12 steps an epoch: checkpoints in the midst of epochs
     train_margin_mse(options(score_file, conala, tiny_bert_dir, tmp_path / "whole", **more))
     killed = options(score_file, conala, tiny_bert_dir, tmp_path / "killed", resume=True, **more)
     process = subprocess.Popen(command(killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -96,6 +99,16 @@ def test_a_run_killed_and_resumed_is_the_same_to_the_last_bit(
         np.testing.assert_array_equal(resumed[name], weights, err_msg=name)
     assert history(tmp_path / "killed") == history(tmp_path / "whole")
     assert len(history(tmp_path / "whole")) == 48
+
+
+def test_a_resumed_run_keeps_the_dtype_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rankdistill.training import run
+
+    begun = MarginMSEOptions(scores=("s",), init="m", output_dir=tmp_path, device="cpu", resume=True)
+    answers = iter([torch.bfloat16, torch.float32])
+    monkeypatch.setattr(run, "fast_dtype", lambda device: next(answers))
+    run.write_config(begun, run.trainer_arguments(begun, 10))
+    assert run.trainer_arguments(begun, 10).bf16
 
 
 def test_resuming_reads_no_batch_that_was_trained_on(
