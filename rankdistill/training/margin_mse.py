@@ -25,7 +25,7 @@ from rankdistill.formats.collection import Collection, collection_from_texts, op
 from rankdistill.models.dot import DotModel
 from rankdistill.options.training import LOSS_TERMS, MarginMSEOptions
 from rankdistill.retrieval.bm25 import bm25_search
-from rankdistill.training.rows import DenseTeacher, DotSource, Placed, place
+from rankdistill.training.rows import DenseTeacher, DotSource, Placed, batch_plan, place
 from rankdistill.training.run import prepare_folder, run_training, trainer_arguments, write_config
 from rankdistill.training.teacher_vectors import cached_vectors
 from rankdistill.training.trainer import Batch, DistillationTrainer, Objective
@@ -197,15 +197,7 @@ def _batches(
         if options.in_batch_teacher is not None:
             teacher_queries, teacher_docs = cached_vectors(options.in_batch_teacher, collection, device=options.device)
             teacher = DenseTeacher(teacher_queries, teacher_docs, options.in_batch_scale)
-    plan = BatchPlan(
-        num_rows=placed.num_rows,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        world_size=state.num_processes,
-        rank=state.process_index,
-        window_batches=options.window_batches,
-        lengths=lambda rows: docs.lengths(placed.gather(rows)[1].reshape(-1)).reshape(len(rows), -1).max(1),
-    )
+    plan = batch_plan(options, placed, docs, world_size=state.num_processes, rank=state.process_index)
     pad_id = int(model.tokenizer.pad_token_id)
     return DotSource(placed, plan, queries, docs, pad_id, teacher), plan
 

@@ -13,8 +13,9 @@ from rankdistill.data.batches import BatchPlan
 from rankdistill.data.tokens import TokenStore, pair_batch
 from rankdistill.errors import MissingIdsError
 from rankdistill.formats.collection import Collection
+from rankdistill.options.training import TrainingOptions
 
-__all__ = ["CrossSource", "DenseTeacher", "DotSource", "MemoryRows", "Placed", "Rows", "place"]
+__all__ = ["CrossSource", "DenseTeacher", "DotSource", "MemoryRows", "Placed", "Rows", "batch_plan", "place"]
 
 Array = NDArray[Any]
 
@@ -120,6 +121,19 @@ def place(rows: Rows, collection: Collection, *, on_missing: str = "error") -> P
         if not len(kept):
             raise MissingIdsError("rows whose ids are in the collection", "none", "is this the right collection?")
     return Placed(rows, query_rows, doc_rows, kept)
+
+
+def batch_plan(options: TrainingOptions, placed: Placed, docs: TokenStore, *, world_size: int, rank: int) -> BatchPlan:
+    """Which rows each step has; inside a window, rows are grouped by the length of their longest doc."""
+    return BatchPlan(
+        num_rows=placed.num_rows,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        world_size=world_size,
+        rank=rank,
+        window_batches=options.window_batches,
+        lengths=lambda rows: docs.lengths(placed.gather(rows)[1].reshape(-1)).reshape(len(rows), -1).max(1),
+    )
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,13 @@ from torch.nn import functional
 from transformers import set_seed
 
 from rankdistill import losses
-from rankdistill.data.batches import BatchPlan
 from rankdistill.data.tokens import cached_tokens, pair_shape
 from rankdistill.formats.collection import open_collection
 from rankdistill.formats.triples import Triple, read_triples
 from rankdistill.models.cross_encoder import CrossEncoderModel
 from rankdistill.options.training import TeacherOptions
 from rankdistill.retrieval.mine import draw_triples, negatives_run
-from rankdistill.training.rows import CrossSource, MemoryRows, place
+from rankdistill.training.rows import CrossSource, MemoryRows, batch_plan, place
 from rankdistill.training.run import prepare_folder, run_training, trainer_arguments, write_config
 from rankdistill.training.trainer import Batch, DistillationTrainer, Objective
 
@@ -86,15 +85,7 @@ def train_teacher(options: TeacherOptions) -> Path:
     with state.main_process_first():
         queries = cached_tokens(collection, "queries", model.tokenizer, model.max_length)
         docs = cached_tokens(collection, "docs", model.tokenizer, model.max_length)
-    plan = BatchPlan(
-        num_rows=placed.num_rows,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        world_size=state.num_processes,
-        rank=state.process_index,
-        window_batches=options.window_batches,
-        lengths=lambda rows: docs.lengths(placed.gather(rows)[1].reshape(-1)).reshape(len(rows), -1).max(1),
-    )
+    plan = batch_plan(options, placed, docs, world_size=state.num_processes, rank=state.process_index)
     source = CrossSource(
         placed,
         plan,
