@@ -61,6 +61,8 @@ class DotModel(nn.Module):
         dim: width D of the vectors.
         query_max_length: tokens of a query that are read, specials included.
         doc_max_length: the same for documents.
+        query_prompt: put before each query ("query: ", say).
+        doc_prompt: the same for documents.
 
     Source:
         BERT_DOT of Hofstätter et al. 2020, arXiv:2010.02666 (there: CLS pooling, no projection, no normalisation).
@@ -76,6 +78,8 @@ class DotModel(nn.Module):
         normalize: bool = False,
         query_max_length: int = 64,
         doc_max_length: int = 256,
+        query_prompt: str = "",
+        doc_prompt: str = "",
     ) -> None:
         super().__init__()
         if pooling not in ("mean", "cls"):
@@ -83,6 +87,7 @@ class DotModel(nn.Module):
         self.encoder, self.tokenizer, self.projection = encoder, tokenizer, projection
         self.pooling, self.normalize = pooling, normalize
         self.query_max_length, self.doc_max_length = query_max_length, doc_max_length
+        self.query_prompt, self.doc_prompt = query_prompt, doc_prompt
         self.config: Any = encoder.config
         self.dim: int = projection.out_features if projection is not None else int(encoder.config.hidden_size)
 
@@ -105,9 +110,12 @@ class DotModel(nn.Module):
         return functional.normalize(pooled, dim=-1) if self.normalize else pooled
 
     def tokenize(self, texts: Sequence[str], kind: Literal["query", "document"]) -> list[list[int]]:
-        """Token ids of each text, specials included, cut at the length of its kind."""
-        limit = self.query_max_length if kind == "query" else self.doc_max_length
-        ids: list[list[int]] = self.tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
+        """Token ids of each text after its kind's prompt, specials included, cut at the length of its kind."""
+        is_query = kind == "query"
+        limit = self.query_max_length if is_query else self.doc_max_length
+        prompt = self.query_prompt if is_query else self.doc_prompt
+        prompted = [prompt + text for text in texts] if prompt else list(texts)
+        ids: list[list[int]] = self.tokenizer(prompted, truncation=True, max_length=limit)["input_ids"]
         return ids
 
     def fingerprint(self) -> str:
@@ -121,6 +129,8 @@ class DotModel(nn.Module):
             "normalize": self.normalize,
             "query_max_length": self.query_max_length,
             "doc_max_length": self.doc_max_length,
+            "query_prompt": self.query_prompt,
+            "doc_prompt": self.doc_prompt,
         }
 
     @classmethod
@@ -171,6 +181,8 @@ class DotModel(nn.Module):
             normalize=stored["normalize"] if normalize is None else normalize,
             query_max_length=min(query_max_length or stored["query_max_length"] or limit, longest),
             doc_max_length=min(doc_max_length or stored["doc_max_length"] or limit, longest),
+            query_prompt=stored["query_prompt"],
+            doc_prompt=stored["doc_prompt"],
         )
         model.eval()
         return model.to(choose_device(device))
@@ -199,7 +211,8 @@ class DotModel(nn.Module):
         ]
         _write_json(folder / "modules.json", listed)
         _write_json(folder / "sentence_bert_config.json", {"max_seq_length": longest, "do_lower_case": False})
-        similarity = {"model_type": "SentenceTransformer", "similarity_fn_name": "dot", "prompts": {}}
+        prompts = {"query": self.query_prompt, "document": self.doc_prompt}
+        similarity = {"model_type": "SentenceTransformer", "similarity_fn_name": "dot", "prompts": prompts}
         _write_json(folder / "config_sentence_transformers.json", similarity)
         _write_json(folder / _OWN_CONFIG, self._own_config())
 
@@ -224,6 +237,9 @@ def _read_layout(path: Path) -> dict[str, Any]:
         "max_length": None,
     }
     found |= {key: own.get(key) for key in ("query_max_length", "doc_max_length")}
+    prompts = _read_json(path / "config_sentence_transformers.json").get("prompts") or {}
+    found["query_prompt"] = prompts.get("query") or ""
+    found["doc_prompt"] = prompts.get("document") or prompts.get("passage") or ""
     for module in _read_json(path / "modules.json") or []:
         kind, where = str(module["type"]).rsplit(".", 1)[-1], str(module["path"])
         if kind == "Transformer":

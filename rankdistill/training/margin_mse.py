@@ -191,8 +191,9 @@ def _batches(
     options: MarginMSEOptions, state: PartialState, model: DotModel, collection: Collection, placed: Placed
 ) -> tuple[DotSource, BatchPlan]:
     with state.main_process_first():
-        queries = cached_tokens(collection, "queries", model.tokenizer, model.query_max_length)
-        docs = cached_tokens(collection, "docs", model.tokenizer, model.doc_max_length)
+        tokenizer, prompts = model.tokenizer, (model.query_prompt, model.doc_prompt)
+        queries = cached_tokens(collection, "queries", tokenizer, model.query_max_length, prompt=prompts[0])
+        docs = cached_tokens(collection, "docs", tokenizer, model.doc_max_length, prompt=prompts[1])
         teacher = None
         if options.in_batch_teacher is not None:
             teacher_queries, teacher_docs = cached_vectors(options.in_batch_teacher, collection, device=options.device)

@@ -53,6 +53,19 @@ def test_a_sentence_transformer_loads_as_a_dot_model(tiny_sentence_transformer_d
     np.testing.assert_allclose(vectors(ours), theirs.encode(TEXTS), atol=1e-6)
 
 
+def test_prompts_are_put_before_queries_and_documents(tmp_path: Path, tiny_sentence_transformer_dir: Path) -> None:
+    theirs = SentenceTransformer(str(tiny_sentence_transformer_dir), device="cpu")
+    theirs.prompts = {"query": "query: ", "document": "passage: "}
+    theirs.save_pretrained(str(tmp_path / "theirs"))
+    ours = DotModel.from_pretrained(tmp_path / "theirs", device="cpu")
+    ours.save_pretrained(tmp_path / "ours")
+    for model in (ours, DotModel.from_pretrained(tmp_path / "ours", device="cpu")):
+        np.testing.assert_allclose(vectors(model), theirs.encode_document(TEXTS), atol=1e-6)
+        found = encode_texts(model, TEXTS, kind="query", progress=False)
+        np.testing.assert_allclose(found, theirs.encode_query(TEXTS), atol=1e-6)
+        assert np.abs(found - vectors(model)).max() > 1e-3
+
+
 def test_the_first_layers_of_a_bigger_body_are_kept_and_saved(tmp_path: Path, tiny_bert_dir: Path) -> None:
     whole = DotModel.from_pretrained(tiny_bert_dir, device="cpu")
     cut = DotModel.from_pretrained(tiny_bert_dir, device="cpu", num_layers=1)
