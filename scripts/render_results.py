@@ -79,7 +79,7 @@ def training(result: dict[str, Any]) -> str:
     return (
         "## Training steps\n\nMargin-MSE on the same rows: the first two layers of MiniLM, batches of 32, the best of "
         f"{len(next(iter(result['rounds'].values())))} rounds, by turns, each in a process of its own.\n\n"
-        f"{render_table(result['rows'], style='markdown', decimals=3)}\n\n`python {' '.join(result['command'])}`\n"
+        f"{render_table(result['rows'], style='markdown', decimals=3)}\n\n`python scripts/{' '.join(result['command'])}`\n"
     )
 
 
