@@ -29,7 +29,7 @@ from rankdistill.options.scores import ScoresInspectOptions
 from rankdistill.options.scoring import ScoreOptions, TriplesOptions
 from rankdistill.options.training import MarginMSEOptions, TeacherOptions
 from rankdistill.records import Run
-from rankdistill.retrieval.bm25 import bm25_search
+from rankdistill.retrieval.bm25 import BM25
 from rankdistill.retrieval.index import build_index
 from rankdistill.retrieval.mine import make_triples
 from rankdistill.retrieval.rerank import rerank
@@ -63,9 +63,14 @@ def main() -> None:
     queries = dict(collection.queries(list(qrels)))
 
     say("BM25")
-    runs: dict[str, Run] = {"BM25": bm25_search(collection, list(qrels), 100)}
+    bm25 = BM25(collection.docs(), progress=False)
+    runs: dict[str, Run] = {"BM25": bm25.search(queries, 100, progress=False)}
     sizes: dict[str, str] = {"BM25": ""}
-    latency = {"BM25": measure_latency(lambda query: bm25_search(collection, [query], 100), list(qrels)[:20])}
+    latency = {
+        "BM25": measure_latency(
+            lambda query: bm25.search({query: queries[query]}, 100, progress=False), list(qrels)[:50]
+        )
+    }
 
     say("teacher: a cross-encoder of 6 layers")
     if arguments.train_teacher:

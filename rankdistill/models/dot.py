@@ -96,10 +96,22 @@ class DotModel(nn.Module):
         """Where the weights are."""
         return next(self.parameters()).device
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
-        """Vectors [B, D] of token ids [B, L]; positions whose `attention_mask` is 0 have no influence."""
-        extra = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        hidden_BLD: Tensor = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **extra)[0]
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """The encoder's input embeddings of token ids of any shape, for `forward(inputs_embeds=…)`."""
+        embedded: Tensor = self.encoder.get_input_embeddings()(input_ids)
+        return embedded
+
+    def forward(
+        self,
+        input_ids: Tensor | None,
+        attention_mask: Tensor,
+        token_type_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+    ) -> Tensor:
+        """Vectors [B, D] of token ids [B, L], or of their embeddings; positions masked by 0 have no influence."""
+        given: dict[str, Tensor | None] = {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        given |= {"input_ids": input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
+        hidden_BLD: Tensor = self.encoder(**{key: value for key, value in given.items() if value is not None})[0]
         if self.pooling == "cls":
             pooled = hidden_BLD[:, 0]
         else:

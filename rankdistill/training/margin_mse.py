@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -88,8 +89,7 @@ def dot_objective(weights: Mapping[str, float], temperature: float = 1.0, teache
         return losses.kl_divergence(scores_BN, teacher_BN, student_temperature=temperature)
 
     def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        queries_BD = model(batch["query_ids"], batch["query_mask"]).float()
-        docs_MD = _encode_docs(model, batch["doc_ids"], batch["doc_mask"]).float()
+        queries_BD, docs_MD = (vectors.float() for vectors in _encode(model, batch))
         with torch.autocast(queries_BD.device.type, enabled=False):  # scores and losses in fp32
             scores_BM = queries_BD @ docs_MD.T
             return {name: weight * term(name, batch, scores_BM) for name, weight in weights.items()}
@@ -97,19 +97,26 @@ def dot_objective(weights: Mapping[str, float], temperature: float = 1.0, teache
     return objective
 
 
-def _encode_docs(model: nn.Module, ids_ML: Tensor, mask_ML: Tensor) -> Tensor:
-    """Vectors [M, D] of docs that come shortest first.
-
-    On a CPU time grows with tokens, padding too, so the batch goes in quarters, each padded to its own longest doc. A GPU
-    would rather have one big product, and not wait for the lengths.
-    """
-    if ids_ML.device.type != "cpu":
-        return model(ids_ML, mask_ML)  # type: ignore[no-any-return]
-    parts = []
-    for ids, mask in zip(ids_ML.chunk(_CPU_PARTS), mask_ML.chunk(_CPU_PARTS), strict=True):
-        longest = int(mask.sum(1).max())
-        parts.append(model(ids[:, :longest], mask[:, :longest]))
-    return torch.cat(parts)
+def _encode(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Vectors of the batch's queries [B, D] and docs [M, D], each of which come shortest first."""
+    sides = [(batch[f"{side}_ids"], batch[f"{side}_mask"]) for side in ("query", "doc")]
+    if sides[0][0].device.type != "cpu":
+        # A GPU would rather have few big products, and not wait for lengths.
+        queries_BD, docs_MD = (model(ids, mask) for ids, mask in sides)
+        return queries_BD, docs_MD
+    # A CPU's time grows with tokens, padding too: each side goes in quarters, each padded to its own longest text. All
+    # tokens are looked up at once, since every look-up's gradient is as big as the whole table of embeddings.
+    plain: Any = getattr(model, "module", model)
+    embedded = plain.embed(torch.cat([ids.flatten() for ids, _ in sides]))
+    vectors = []
+    for (ids, mask), part in zip(sides, embedded.split([ids.numel() for ids, _ in sides]), strict=True):
+        embedded_BLD = part.view(*ids.shape, -1)
+        quarters = []
+        for states, masked in zip(embedded_BLD.chunk(_CPU_PARTS), mask.chunk(_CPU_PARTS), strict=True):
+            longest = int(masked.sum(1).max())
+            quarters.append(model(None, masked[:, :longest], inputs_embeds=states[:, :longest]))
+        vectors.append(torch.cat(quarters))
+    return vectors[0], vectors[1]
 
 
 def train_margin_mse(options: MarginMSEOptions) -> Path:

@@ -162,8 +162,8 @@ class _Source:
 class DotSource(_Source):
     """Batches for models that encode queries and docs apart.
 
-    A doc that several rows of a batch share is encoded once: `doc_ids` holds the M distinct docs of the batch, shortest
-    first, and `doc_columns` [B, N] says which of them are the docs of each row.
+    A doc that several rows of a batch share is encoded once: `doc_ids` holds the M distinct docs of the batch, and
+    `doc_columns` [B, N] says which of them are the docs of each row. Queries and docs come shortest first.
     """
 
     def __init__(
@@ -193,6 +193,8 @@ class DotSource(_Source):
         """Arrays: query_ids/query_mask [B, L], doc_ids/doc_mask [M, L], doc_columns [B, N], teacher_scores [B, N],
         negatives [B, M] (0 where a doc is another relevant one of the query), in_batch_scores [B, M] with a dense teacher."""
         query_rows_B, doc_rows_BN, scores_BN = self.placed.gather(self.plan.rows(epoch, step))
+        order = np.argsort(self.queries.lengths(query_rows_B), kind="stable")
+        query_rows_B, doc_rows_BN, scores_BN = query_rows_B[order], doc_rows_BN[order], scores_BN[order]
         doc_rows_M, columns = np.unique(doc_rows_BN, return_inverse=True)
         by_length = np.argsort(self.docs.lengths(doc_rows_M), kind="stable")
         doc_rows_M = doc_rows_M[by_length]

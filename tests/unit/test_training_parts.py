@@ -47,8 +47,11 @@ class Table(torch.nn.Module):
         super().__init__()
         self.vectors = torch.nn.Parameter(vectors)
 
-    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        return self.vectors[ids[:, 0]]
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.vectors[ids]
+
+    def forward(self, ids: None, mask: torch.Tensor, *, inputs_embeds: torch.Tensor) -> torch.Tensor:
+        return inputs_embeds[:, 0]
 
 
 def test_every_loss_term_is_computed_from_the_scores_it_speaks_of() -> None:
@@ -59,9 +62,9 @@ def test_every_loss_term_is_computed_from_the_scores_it_speaks_of() -> None:
     columns = torch.tensor([[0, 2], [1, 0]])
     batch = {
         "query_ids": ids[:2],
-        "query_mask": ids[:2],
+        "query_mask": torch.ones_like(ids[:2]),
         "doc_ids": ids[2:5],
-        "doc_mask": ids[2:5],
+        "doc_mask": torch.ones_like(ids[2:5]),
         "doc_columns": columns,
         "teacher_scores": torch.tensor([[3.0, 1.0], [0.5, 2.0]]),
         "negatives": torch.tensor([[True, True, False], [True, True, True]]),
