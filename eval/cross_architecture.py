@@ -96,6 +96,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/cross-architecture"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[42])
     parser.add_argument("--num-layers", type=int, default=2)
+    parser.add_argument(
+        "--only", nargs="+", metavar="TEXT", help="students whose name holds one of these, and the baseline"
+    )
     parser.add_argument("--learning-rate", type=float, default=3e-4, help="of all students")
     arguments = parser.parse_args()
     logging.getLogger("transformers").setLevel(logging.ERROR)
@@ -123,7 +126,12 @@ def main() -> None:
     runs["dense teacher"] = retrieve(DotModel.from_pretrained(dense), collection, qrels)
     if dense != MINILM:
         runs["MiniLM as published"] = retrieve(DotModel.from_pretrained(MINILM), collection, qrels)
-    for label, kind in STUDENTS.items():
+    chosen = {
+        label: kind
+        for label, kind in STUDENTS.items()
+        if label == BASELINE or not arguments.only or any(text in label for text in arguments.only)
+    }
+    for label, kind in chosen.items():
         for seed in arguments.seeds:
             options: dict[str, object] = {
                 "loss": kind["loss"],

@@ -31,12 +31,11 @@ def cross_architecture(result: dict[str, Any]) -> str:
         p = row["p"]
         against = "" if p is None else f"{row['wins']} : {row['losses']}"
         shown = {key: row[key] for key in ("system", "nDCG@10", "RR@10", "R@100")}
-        took = "" if row["train_seconds"] is None else f"{row['train_seconds']:.0f}"
-        rows.append(shown | {"p": "" if p is None else f"{p:.4f}", "wins : losses": against, "train s": took})
+        rows.append(shown | {"p": "" if p is None else f"{p:.4f}", "wins : losses": against})
     versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
     return (
         f"## Does a teacher help? {result['collection']}\n\n"
-        f"Students: the first {result['num_layers']} layers of MiniLM, {setting['num_triples']:,} triples, "
+        f"Students: the first {result['num_layers']} layers of MiniLM, at most {setting['num_triples']:,} triples, "
         f"{setting['num_epochs']:g} epoch(s), learning rate {result['learning_rate']:g}, "
         f"{setting['query_length']}/{setting['doc_length']} tokens; "
         f"{result['num_test_queries']} test queries, the whole collection searched. "
