@@ -56,7 +56,7 @@ def score_file(options: ScoreOptions) -> dict[str, int]:
     collection = open_collection(options.collection)
     rows, num_short = _rows(options, collection)
     # Each pair once; dict.fromkeys keeps the order of the file, so the job is the same on every start.
-    pairs = list(dict.fromkeys((query_id, doc_id) for query_id, doc_ids in rows for doc_id in doc_ids))
+    pairs = list(dict.fromkeys((query_id, doc_id) for query_id, doc_ids, _ in rows for doc_id in doc_ids))
     partial = Path(f"{options.output}.partial")
     scores = score_resumably(
         pairs,
@@ -68,22 +68,20 @@ def score_file(options: ScoreOptions) -> dict[str, int]:
         chunk=options.chunk_pairs,
     )
     by_pair = dict(zip(pairs, scores.tolist(), strict=True))
-    labelled = options.triples is not None or options.split is not None
-    relevant = collection.qrels(options.split) if options.split is not None and options.candidates else {}
     result = []
-    for query_id, doc_ids in rows:
+    for query_id, doc_ids, labelled in rows:
         scored = [(doc_id, by_pair[query_id, doc_id]) for doc_id in doc_ids]
-        if not labelled or (options.candidates and query_id not in relevant):
-            scored = ranked(dict(scored))
-        result.append((query_id, scored))
+        result.append((query_id, scored if labelled else ranked(dict(scored))))
     write_scores(options.output, result, "ids" if options.triples is not None else "nway")
     shutil.rmtree(partial, ignore_errors=True)
     return {"rows": len(rows), "pairs": len(pairs), "queries_left_out": num_short}
 
 
-def _rows(options: ScoreOptions, collection: Collection) -> tuple[list[tuple[str, list[str]]], int]:
+def _rows(options: ScoreOptions, collection: Collection) -> tuple[list[tuple[str, list[str], bool]], int]:
+    """Query, docs, and whether the first of these is known to be relevant; and how many queries had too few docs."""
     if options.triples is not None:
-        return [(query_id, [positive, negative]) for query_id, positive, negative in read_triples(options.triples)], 0
+        triples = read_triples(options.triples)
+        return [(query_id, [positive, negative], True) for query_id, positive, negative in triples], 0
     assert options.candidates is not None
     relevant = collection.qrels(options.split) if options.split is not None else {}
     rows, num_short = [], 0
@@ -93,7 +91,7 @@ def _rows(options: ScoreOptions, collection: Collection) -> tuple[list[tuple[str
         if len(doc_ids) < options.depth:
             num_short += 1
         else:
-            rows.append((query_id, doc_ids))
+            rows.append((query_id, doc_ids, bool(positives)))
     return rows, num_short
 
 
