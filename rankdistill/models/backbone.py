@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +15,20 @@ from transformers.utils import logging as transformers_logging
 
 from rankdistill.errors import BadDataError
 
-__all__ = ["config_with_layers", "load_tokenizer", "load_weights", "max_positions", "weights_fingerprint"]
+__all__ = ["config_with_layers", "load_tokenizer", "load_weights", "max_positions", "resolve", "weights_fingerprint"]
+
+
+def resolve(name_or_path: str) -> str:
+    """A local folder as it is; a hub id is fetched (once) into the hub's cache, and its folder returned."""
+    if os.path.isdir(name_or_path):
+        return name_or_path
+    if name_or_path.startswith((".", "/", "~")):
+        raise FileNotFoundError(f"{name_or_path}: expected a model folder, found nothing there; check the path")
+    from huggingface_hub import snapshot_download
+
+    return snapshot_download(
+        name_or_path, ignore_patterns=["*.bin", "*.onnx", "*.h5", "*.msgpack", "openvino/*", "onnx/*"]
+    )
 
 
 def config_with_layers(path: str, num_layers: int | None) -> PretrainedConfig:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,11 @@ from rankdistill.models.backbone import (
     load_tokenizer,
     load_weights,
     max_positions,
+    resolve,
     weights_fingerprint,
 )
-from rankdistill.models.dot import resolve
 from rankdistill.models.precision import choose_device
+from rankdistill.models.towers import OWN_CONFIG, BatchScores, write_json
 
 __all__ = ["CrossEncoderModel"]
 
@@ -35,6 +35,9 @@ class CrossEncoderModel(nn.Module):
         BERT_CAT of Hofstätter et al. 2020, arXiv:2010.02666.
     """
 
+    architecture = "cross-encoder"
+    scores_in_batch = False
+
     def __init__(self, classifier: PreTrainedModel, tokenizer: Any, *, max_length: int = 256) -> None:
         super().__init__()
         self.classifier, self.tokenizer, self.max_length = classifier, tokenizer, max_length
@@ -45,8 +48,17 @@ class CrossEncoderModel(nn.Module):
         """Where the weights are."""
         return next(self.parameters()).device
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
-        """Scores [B] of tokenised pairs [B, L]."""
+    def forward(self, batch: Mapping[str, Tensor]) -> BatchScores:
+        """Scores [B, N] of a training batch of B rows of N docs.
+
+        Args:
+            batch: input_ids/attention_mask[/token_type_ids] [B*N, L] and teacher_scores [B, N], whose shape counts.
+        """
+        inputs = {key: batch[key] for key in ("input_ids", "attention_mask", "token_type_ids") if key in batch}
+        return BatchScores(self.scores(**inputs).float().view(batch["teacher_scores"].shape), in_batch=False)
+
+    def scores(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        """Scores [P] of tokenised pairs [P, L]."""
         extra = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         logits_B1: Tensor = self.classifier(input_ids=input_ids, attention_mask=attention_mask, **extra).logits
         return logits_B1.squeeze(-1)
@@ -112,5 +124,4 @@ class CrossEncoderModel(nn.Module):
         self.classifier.save_pretrained(folder)
         self.tokenizer.model_max_length = self.max_length
         self.tokenizer.save_pretrained(folder)
-        about = {"architecture": "cross-encoder", "max_length": self.max_length}
-        (folder / "rankdistill.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / OWN_CONFIG, {"architecture": self.architecture, "max_length": self.max_length})

@@ -6,9 +6,7 @@ importing sentence-transformers, which takes seconds.
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,19 +17,13 @@ from torch.nn import functional
 from transformers import AutoModel, PreTrainedModel
 
 from rankdistill.errors import BadDataError
-from rankdistill.models.backbone import (
-    config_with_layers,
-    load_tokenizer,
-    load_weights,
-    max_positions,
-    weights_fingerprint,
-)
+from rankdistill.models.backbone import config_with_layers, load_tokenizer, load_weights, max_positions, resolve
 from rankdistill.models.precision import choose_device
+from rankdistill.models.towers import OWN_CONFIG, BatchScores, Tower, in_parts, read_json, write_json
 
-__all__ = ["DotModel", "Pooling", "resolve"]
+__all__ = ["DotModel", "Pooling"]
 
 Pooling = Literal["mean", "cls"]
-_OWN_CONFIG = "rankdistill.json"
 # Module names as sentence-transformers 5.4 and later write them; older names end in the same class name.
 _ST_TYPES = {
     "Transformer": "sentence_transformers.base.modules.transformer.Transformer",
@@ -41,32 +33,17 @@ _ST_TYPES = {
 }
 
 
-def resolve(name_or_path: str) -> str:
-    """A local folder as it is; a hub id is fetched (once) into the hub's cache, and its folder returned."""
-    if os.path.isdir(name_or_path):
-        return name_or_path
-    if name_or_path.startswith((".", "/", "~")):
-        raise FileNotFoundError(f"{name_or_path}: expected a model folder, found nothing there; check the path")
-    from huggingface_hub import snapshot_download
-
-    return snapshot_download(
-        name_or_path, ignore_patterns=["*.bin", "*.onnx", "*.h5", "*.msgpack", "openvino/*", "onnx/*"]
-    )
-
-
-class DotModel(nn.Module):
+class DotModel(Tower):
     """An encoder whose pooled output is compared by dot product.
 
     Attributes:
         dim: width D of the vectors.
-        query_max_length: tokens of a query that are read, specials included.
-        doc_max_length: the same for documents.
-        query_prompt: put before each query ("query: ", say).
-        doc_prompt: the same for documents.
 
     Source:
         BERT_DOT of Hofstätter et al. 2020, arXiv:2010.02666 (there: CLS pooling, no projection, no normalisation).
     """
+
+    architecture = "dot"
 
     def __init__(
         self,
@@ -76,32 +53,22 @@ class DotModel(nn.Module):
         pooling: Pooling = "mean",
         projection: nn.Linear | None = None,
         normalize: bool = False,
-        query_max_length: int = 64,
-        doc_max_length: int = 256,
-        query_prompt: str = "",
-        doc_prompt: str = "",
+        **lengths_and_prompts: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(tokenizer, **lengths_and_prompts)
         if pooling not in ("mean", "cls"):
             raise ValueError(f'pooling must be "mean" or "cls", not {pooling!r}')
-        self.encoder, self.tokenizer, self.projection = encoder, tokenizer, projection
+        self.encoder, self.projection = encoder, projection
         self.pooling, self.normalize = pooling, normalize
-        self.query_max_length, self.doc_max_length = query_max_length, doc_max_length
-        self.query_prompt, self.doc_prompt = query_prompt, doc_prompt
         self.config: Any = encoder.config
         self.dim: int = projection.out_features if projection is not None else int(encoder.config.hidden_size)
 
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.parameters()).device
-
     def embed(self, input_ids: Tensor) -> Tensor:
-        """The encoder's input embeddings of token ids of any shape, for `forward(inputs_embeds=…)`."""
+        """The encoder's input embeddings of token ids of any shape, for `vectors(inputs_embeds=…)`."""
         embedded: Tensor = self.encoder.get_input_embeddings()(input_ids)
         return embedded
 
-    def forward(
+    def vectors(
         self,
         input_ids: Tensor | None,
         attention_mask: Tensor,
@@ -121,29 +88,16 @@ class DotModel(nn.Module):
             pooled = self.projection(pooled)
         return functional.normalize(pooled, dim=-1) if self.normalize else pooled
 
-    def tokenize(self, texts: Sequence[str], kind: Literal["query", "document"]) -> list[list[int]]:
-        """Token ids of each text after its kind's prompt, specials included, cut at the length of its kind."""
-        is_query = kind == "query"
-        limit = self.query_max_length if is_query else self.doc_max_length
-        prompt = self.query_prompt if is_query else self.doc_prompt
-        prompted = [prompt + text for text in texts] if prompt else list(texts)
-        ids: list[list[int]] = self.tokenizer(prompted, truncation=True, max_length=limit)["input_ids"]
-        return ids
+    def forward(self, batch: Mapping[str, Tensor]) -> BatchScores:
+        """Scores [B, M] of every query with every doc of a training batch, in fp32; as in `Tower.forward`."""
+        queries, docs = in_parts(self, batch, lambda ids, mask, _, embeds: self.vectors(ids, mask, None, embeds))
+        queries_BD, docs_MD = torch.cat(queries).float(), torch.cat(docs).float()
+        with torch.autocast(queries_BD.device.type, enabled=False):
+            return BatchScores(queries_BD @ docs_MD.T, in_batch=True)
 
-    def fingerprint(self) -> str:
-        """Equal when two models give the same vectors for the same texts."""
-        return weights_fingerprint(self, json.dumps(self._own_config(), sort_keys=True))
-
-    def _own_config(self) -> dict[str, Any]:
-        return {
-            "architecture": "dot",
-            "pooling": self.pooling,
-            "normalize": self.normalize,
-            "query_max_length": self.query_max_length,
-            "doc_max_length": self.doc_max_length,
-            "query_prompt": self.query_prompt,
-            "doc_prompt": self.doc_prompt,
-        }
+    def own_config(self) -> dict[str, Any]:
+        """As in `Tower.own_config`."""
+        return super().own_config() | {"pooling": self.pooling, "normalize": self.normalize}
 
     @classmethod
     def from_pretrained(
@@ -208,7 +162,7 @@ class DotModel(nn.Module):
         self.tokenizer.model_max_length = longest
         self.tokenizer.save_pretrained(folder)
         modules = [("Transformer", ""), ("Pooling", "1_Pooling")]
-        _write_json(
+        write_json(
             folder / "1_Pooling" / "config.json",
             {"embedding_dimension": self.config.hidden_size, "pooling_mode": self.pooling, "include_prompt": True},
         )
@@ -217,30 +171,21 @@ class DotModel(nn.Module):
             _save_dense(self.projection, folder / modules[-1][1])
         if self.normalize:
             modules.append(("Normalize", f"{len(modules)}_Normalize"))
-            _write_json(folder / modules[-1][1] / "config.json", {})
+            write_json(folder / modules[-1][1] / "config.json", {})
         listed = [
             {"idx": i, "name": str(i), "path": at, "type": _ST_TYPES[kind]} for i, (kind, at) in enumerate(modules)
         ]
-        _write_json(folder / "modules.json", listed)
-        _write_json(folder / "sentence_bert_config.json", {"max_seq_length": longest, "do_lower_case": False})
+        write_json(folder / "modules.json", listed)
+        write_json(folder / "sentence_bert_config.json", {"max_seq_length": longest, "do_lower_case": False})
         prompts = {"query": self.query_prompt, "document": self.doc_prompt}
         similarity = {"model_type": "SentenceTransformer", "similarity_fn_name": "dot", "prompts": prompts}
-        _write_json(folder / "config_sentence_transformers.json", similarity)
-        _write_json(folder / _OWN_CONFIG, self._own_config())
-
-
-def _write_json(path: Path, value: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        write_json(folder / "config_sentence_transformers.json", similarity)
+        write_json(folder / OWN_CONFIG, self.own_config())
 
 
 def _read_layout(path: Path) -> dict[str, Any]:
     """What a folder says of itself: where its modules are, how they pool, how long texts may be."""
-    own = _read_json(path / _OWN_CONFIG)
+    own = read_json(path / OWN_CONFIG)
     found: dict[str, Any] = {
         "transformer": "",
         "dense": None,
@@ -249,16 +194,16 @@ def _read_layout(path: Path) -> dict[str, Any]:
         "max_length": None,
     }
     found |= {key: own.get(key) for key in ("query_max_length", "doc_max_length")}
-    prompts = _read_json(path / "config_sentence_transformers.json").get("prompts") or {}
+    prompts = read_json(path / "config_sentence_transformers.json").get("prompts") or {}
     found["query_prompt"] = prompts.get("query") or ""
     found["doc_prompt"] = prompts.get("document") or prompts.get("passage") or ""
-    for module in _read_json(path / "modules.json") or []:
+    for module in read_json(path / "modules.json") or []:
         kind, where = str(module["type"]).rsplit(".", 1)[-1], str(module["path"])
         if kind == "Transformer":
             found["transformer"] = where
-            found["max_length"] = _read_json(path / where / "sentence_bert_config.json").get("max_seq_length")
+            found["max_length"] = read_json(path / where / "sentence_bert_config.json").get("max_seq_length")
         elif kind == "Pooling":
-            found["pooling"] = _pooling_mode(_read_json(path / where / "config.json"), path)
+            found["pooling"] = _pooling_mode(read_json(path / where / "config.json"), path)
         elif kind == "Dense":
             found["dense"] = where
         elif kind == "Normalize":
@@ -271,7 +216,7 @@ def _read_layout(path: Path) -> dict[str, Any]:
                 str(path / "modules.json"),
             )
     if found["max_length"] is None:
-        stated = _read_json(path / found["transformer"] / "tokenizer_config.json").get("model_max_length")
+        stated = read_json(path / found["transformer"] / "tokenizer_config.json").get("model_max_length")
         found["max_length"] = int(stated) if stated and stated < 1e6 else None
     return found
 
@@ -296,13 +241,13 @@ def _save_dense(linear: nn.Linear, folder: Path) -> None:
         "bias": linear.bias is not None,
         "activation_function": "torch.nn.modules.linear.Identity",
     }
-    _write_json(folder / "config.json", config)
+    write_json(folder / "config.json", config)
     weights = {f"linear.{name}": tensor.detach().cpu().contiguous() for name, tensor in linear.state_dict().items()}
     save_file(weights, folder / "model.safetensors")
 
 
 def _load_dense(folder: Path) -> nn.Linear:
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     if not str(config["activation_function"]).endswith("Identity"):
         found = str(config["activation_function"])
         raise BadDataError(

@@ -1,18 +1,29 @@
-"""Loads whatever a folder or hub id holds: a dot model or a cross-encoder."""
+"""Loads whatever a folder or hub id holds: one of our students, a SentenceTransformer, or a cross-encoder."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import TypeAlias
 
+from rankdistill.models.backbone import resolve
 from rankdistill.models.cross_encoder import CrossEncoderModel
-from rankdistill.models.dot import DotModel, resolve
+from rankdistill.models.dot import DotModel
+from rankdistill.models.towers import OWN_CONFIG, Tower, read_json
 
-__all__ = ["load_model"]
+__all__ = ["Model", "load_model"]
+
+Model: TypeAlias = Tower | CrossEncoderModel
+
+_ARCHITECTURES: dict[str, type[DotModel] | type[CrossEncoderModel]] = {
+    kind.architecture: kind for kind in (DotModel, CrossEncoderModel)
+}
 
 
-def load_model(name_or_path: str | Path, *, device: str = "auto") -> DotModel | CrossEncoderModel:
-    """A `CrossEncoderModel` if the config speaks of a sequence classifier (and no SentenceTransformer modules), else a `DotModel`.
+def load_model(name_or_path: str | Path, *, device: str = "auto") -> Model:
+    """The model in a folder: what its rankdistill.json says, or else what its layout tells.
+
+    Without a rankdistill.json, a config that speaks of a sequence classifier (and no SentenceTransformer modules) is a
+    `CrossEncoderModel`, anything else a `DotModel`.
 
     Args:
         name_or_path: a folder, or a hub id.
@@ -22,12 +33,14 @@ def load_model(name_or_path: str | Path, *, device: str = "auto") -> DotModel | 
         FileNotFoundError: if there is no such folder, or no model in it.
     """
     path = Path(resolve(str(name_or_path)))
+    kind = _ARCHITECTURES.get(str(read_json(path / OWN_CONFIG).get("architecture")))
+    if kind is not None:
+        return kind.from_pretrained(path, device=device)
     if (path / "modules.json").is_file():
         return DotModel.from_pretrained(path, device=device)
-    config = path / "config.json"
-    if not config.is_file():
+    if not (path / "config.json").is_file():
         raise FileNotFoundError(f"{path}: expected a model (config.json), found none; check the path")
-    architectures = json.loads(config.read_text(encoding="utf-8")).get("architectures") or []
+    architectures = read_json(path / "config.json").get("architectures") or []
     if any(str(name).endswith("ForSequenceClassification") for name in architectures):
         return CrossEncoderModel.from_pretrained(path, device=device)
     return DotModel.from_pretrained(path, device=device)

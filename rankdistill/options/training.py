@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["LOSS_TERMS", "MarginMSEOptions", "TeacherOptions", "TrainingOptions"]
+__all__ = ["IN_BATCH_TERMS", "LOSS_TERMS", "MarginMSEOptions", "TeacherOptions", "TrainingOptions"]
 
 LOSS_TERMS = (
     "margin-mse",
@@ -17,6 +17,10 @@ LOSS_TERMS = (
     "infonce",
     "ranknet",
 )
+
+
+IN_BATCH_TERMS = ("in-batch-margin-mse", "in-batch-kl", "infonce")
+"""Those that need the scores of every query with every doc of the batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +107,9 @@ class MarginMSEOptions(TrainingOptions):
     """Teacher score file(s) in a published format (5-column ids or text, margins, n-way JSON lines; plain, .gz or
     .zst), a glob, or a compiled store."""
 
-    student: Literal["dot"] = "dot"
-    """Architecture of the student."""
+    student: Literal["dot", "cross-encoder"] = "dot"
+    """Architecture of the student. dot: one vector a text, compared by dot product. cross-encoder: query and document
+    read together; it scores the rows' own docs only, so it has no in-batch losses."""
 
     pooling: Literal["mean", "cls"] = "mean"
     """How token states become one vector."""

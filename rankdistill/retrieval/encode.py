@@ -68,7 +68,9 @@ def encode_texts(
         for start in range(0, len(texts), _TOKENIZE_CHUNK):
             ids = model.tokenize(texts[start : start + _TOKENIZE_CHUNK], kind)
             for rows in length_sorted_batches(ids, batch_tokens):
-                output = model(**pad_batch(model.tokenizer, {"input_ids": [ids[row] for row in rows]}, model.device))
+                output = model.vectors(
+                    **pad_batch(model.tokenizer, {"input_ids": [ids[row] for row in rows]}, model.device)
+                )
                 vectors[start + np.array(rows)] = output.float().cpu().numpy()
                 bar.update(len(rows))
     return vectors

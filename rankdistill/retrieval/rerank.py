@@ -11,8 +11,11 @@ from tqdm import tqdm
 
 from rankdistill.models.cross_encoder import CrossEncoderModel
 from rankdistill.models.dot import DotModel
+from rankdistill.models.loading import Model
+from rankdistill.models.towers import InteractionModel
 from rankdistill.records import Run, ranked
 from rankdistill.retrieval.encode import DTypeName, encode_texts, inference_mode, length_sorted_batches, pad_batch
+from rankdistill.retrieval.states import score_state_pairs
 
 if TYPE_CHECKING:
     from rankdistill.formats.collection import Collection
@@ -26,7 +29,7 @@ _PAIR_CHUNK = 20_000
 
 
 def score_pairs(
-    model: DotModel | CrossEncoderModel,
+    model: Model,
     query_texts: Sequence[str],
     doc_texts: Sequence[str],
     *,
@@ -36,7 +39,7 @@ def score_pairs(
 ) -> NDArray[np.float32]:
     """Raw scores of pairs, in their order.
 
-    A dot model encodes each distinct text once; a cross-encoder reads each distinct pair once, sorted by length.
+    Models that read the two apart encode each distinct text once; a cross-encoder reads each distinct pair once, sorted by length.
 
     Args:
         model: a student or teacher; runs where it is.
@@ -64,6 +67,13 @@ def score_pairs(
             part = slice(start, start + _PAIR_CHUNK)
             scores[part] = np.einsum("pd,pd->p", query_QD[query_rows[part]], doc_KD[doc_rows[part]])
         return scores
+    if isinstance(model, InteractionModel):
+        query_rows, queries = _distinct(query_texts)
+        doc_rows, docs = _distinct(doc_texts)
+        return score_state_pairs(
+            model, queries, docs, query_rows, doc_rows, batch_tokens=batch_tokens, dtype=dtype, progress=progress
+        )
+    assert isinstance(model, CrossEncoderModel)
     rows, pairs = _distinct(list(zip(query_texts, doc_texts, strict=True)))
     scores = np.empty(len(pairs), dtype=np.float32)
     with tqdm(total=len(pairs), desc="score", unit="pair", disable=not progress) as bar, inference_mode(model, dtype):
@@ -72,14 +82,14 @@ def score_pairs(
             encoded = model.tokenize_pairs([query for query, _ in chunk], [doc for _, doc in chunk])
             for batch in length_sorted_batches(encoded["input_ids"], batch_tokens):
                 columns = {name: [values[row] for row in batch] for name, values in encoded.items()}
-                output = model(**pad_batch(model.tokenizer, columns, model.device))
+                output = model.scores(**pad_batch(model.tokenizer, columns, model.device))
                 scores[start + np.array(batch)] = output.float().cpu().numpy()
                 bar.update(len(batch))
     return scores[rows]
 
 
 def rerank(
-    model: DotModel | CrossEncoderModel,
+    model: Model,
     collection: Collection,
     run: Run,
     *,

@@ -23,9 +23,8 @@ from rankdistill.formats.collection import Collection, collection_from_texts, op
 from rankdistill.formats.scores import write_scores
 from rankdistill.formats.trec import read_run
 from rankdistill.formats.triples import read_triples
-from rankdistill.models.cross_encoder import CrossEncoderModel
 from rankdistill.models.dot import DotModel
-from rankdistill.models.loading import load_model
+from rankdistill.models.loading import Model, load_model
 from rankdistill.options.scoring import ScoreOptions
 from rankdistill.records import ranked
 from rankdistill.retrieval.bm25 import bm25_scores
@@ -128,7 +127,7 @@ def score_resumably(
     _claim(partial, job)
     if isinstance(model, DotModel):
         return _score_dense(model, pairs, queries, docs, partial, dtype, progress)
-    return _score_cross(model, pairs, queries, docs, partial / "scores.f32", dtype, chunk, progress)
+    return _score_pairs(model, pairs, queries, docs, partial / "scores.f32", dtype, chunk, progress)
 
 
 def _hash_pairs(pairs: Sequence[Pair], queries: dict[str, str], docs: dict[str, str]) -> str:
@@ -157,8 +156,8 @@ def _claim(partial: Path, job: dict[str, Any]) -> None:
     os.replace(temporary, manifest)
 
 
-def _score_cross(
-    model: CrossEncoderModel,
+def _score_pairs(
+    model: Model,
     pairs: Sequence[Pair],
     queries: dict[str, str],
     docs: dict[str, str],

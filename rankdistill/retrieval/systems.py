@@ -1,4 +1,4 @@
-"""Anything that ranks, under one name: "bm25", a run file, a dot model or a cross-encoder.
+"""Anything that ranks, under one name: "bm25", a run file, or a model.
 
 The measuring scripts stand on this.
 """
@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING
 
 from rankdistill.evaluation.latency import Latency, measure_latency
 from rankdistill.formats.trec import read_run
-from rankdistill.models.cross_encoder import CrossEncoderModel
 from rankdistill.models.dot import DotModel
-from rankdistill.models.loading import load_model
+from rankdistill.models.loading import Model, load_model
 from rankdistill.records import Run, ranked
 from rankdistill.retrieval.bm25 import BM25
 from rankdistill.retrieval.encode import DTypeName, encode_collection, load_vectors
@@ -36,7 +35,7 @@ class Ranking:
 
     Attributes:
         run: query_id -> doc_id -> score.
-        kind: "bm25", "run", "dot" or "cross-encoder".
+        kind: "bm25", "run", or the model's architecture ("dot", "cross-encoder", …).
         num_parameters: of the model; None for the others.
         latency: one query at a time, without indexing; None for a run file.
         seconds: for all of it, loading and indexing included.
@@ -67,15 +66,15 @@ def rank(
 ) -> Ranking:
     """Ranks a collection's documents for its queries, whatever the system is.
 
-    A dot model and BM25 search all documents; a cross-encoder re-ranks what `first_stage` (a system too) found.
+    A dot model and BM25 search all documents; other models re-rank what `first_stage` (a system too) found.
 
     Args:
         system: "bm25", a TREC run file, or a model's folder or hub id.
         collection: documents and queries.
         query_ids: the queries to rank for.
         k: documents a query.
-        first_stage: for a cross-encoder.
-        depth: documents a query that a cross-encoder scores.
+        first_stage: for models that re-rank.
+        depth: documents a query that they score.
         vectors_dir: where a dot model's vectors are kept, so that an interrupted run goes on and later ones reuse
             them; in memory without it.
         device: where the model runs.
@@ -117,9 +116,9 @@ def rank(
     candidates = rank(first_stage, collection, query_ids, k=depth, latency_queries=0, progress=progress).run
     run = rerank(model, collection, candidates, depth=depth, batch_tokens=batch_tokens, dtype=dtype, progress=progress)
     seconds = time.perf_counter() - start
-    # A cross-encoder takes seconds for what the others do in milliseconds, and varies less.
+    # These take seconds for what the others do in milliseconds, and vary less.
     latency = rerank_latency(model, collection, candidates, min(latency_queries, 5), depth, batch_tokens, dtype)
-    return Ranking(run, "cross-encoder", num_parameters, latency, seconds)
+    return Ranking(run, model.architecture, num_parameters, latency, seconds)
 
 
 def search_latency(model: DotModel, index: FlatIndex, queries: Sequence[str], k: int) -> Latency | None:
@@ -128,7 +127,7 @@ def search_latency(model: DotModel, index: FlatIndex, queries: Sequence[str], k:
 
 
 def rerank_latency(
-    model: DotModel | CrossEncoderModel,
+    model: Model,
     collection: Collection,
     run: Run,
     num_queries: int,

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -23,18 +22,19 @@ from rankdistill.data.batches import BatchPlan
 from rankdistill.data.scores import ScoreStore, open_scores
 from rankdistill.data.tokens import cached_tokens
 from rankdistill.formats.collection import Collection, collection_from_texts, open_collection
-from rankdistill.models.dot import DotModel
+from rankdistill.models.loading import Model
+from rankdistill.models.towers import BatchScores, Tower
 from rankdistill.options.training import LOSS_TERMS, MarginMSEOptions
 from rankdistill.retrieval.bm25 import bm25_search
-from rankdistill.training.rows import DenseTeacher, DotSource, Placed, batch_plan, place
+from rankdistill.training.rows import CrossSource, DenseTeacher, Placed, TowerSource, batch_plan, place
 from rankdistill.training.run import prepare_folder, run_training, trainer_arguments, write_config
+from rankdistill.training.students import check_terms, new_student
 from rankdistill.training.teacher_vectors import cached_vectors
 from rankdistill.training.trainer import Batch, DistillationTrainer, Objective
 from rankdistill.training.validation import dev_qrels, validator
 
-__all__ = ["dot_objective", "parse_loss", "train_margin_mse"]
+__all__ = ["parse_loss", "score_objective", "train_margin_mse"]
 
-_CPU_PARTS = 4
 _FROM_DENSE_TEACHER = {"in-batch-margin-mse", "in-batch-kl"}
 
 
@@ -62,22 +62,22 @@ def parse_loss(terms: Sequence[str]) -> dict[str, float]:
     return weights
 
 
-def dot_objective(weights: Mapping[str, float], temperature: float = 1.0, teacher_scale: float = 1.0) -> Objective:
-    """The weighted loss terms of a dot student.
+def score_objective(weights: Mapping[str, float], temperature: float = 1.0, teacher_scale: float = 1.0) -> Objective:
+    """The weighted loss terms of a student's scores.
 
-    Queries and docs are encoded in one pass each. All scores come out of one product [B, M]; those of each row's own N
-    docs are picked from it.
+    A student gives the scores [B, M] of every query with every doc of the batch, or those [B, N] of each row's own docs;
+    the latter has no in-batch terms.
     """
 
-    def term(name: str, batch: Batch, scores_BM: Tensor) -> Tensor:
-        columns_BN = batch["doc_columns"]
+    def term(name: str, batch: Batch, found: BatchScores) -> Tensor:
         if name == "infonce":
-            return losses.infonce(scores_BM, columns_BN[:, 0], temperature=temperature, mask_BM=batch["negatives"])
+            positives_B = batch["doc_columns"][:, 0]
+            return losses.infonce(found.scores, positives_B, temperature=temperature, mask_BM=batch["negatives"])
         if name == "in-batch-margin-mse":
-            return losses.margin_mse_all_pairs(scores_BM, batch["in_batch_scores"])
+            return losses.margin_mse_all_pairs(found.scores, batch["in_batch_scores"])
         if name == "in-batch-kl":
-            return losses.kl_divergence(scores_BM, batch["in_batch_scores"], student_temperature=temperature)
-        scores_BN = scores_BM.gather(1, columns_BN)
+            return losses.kl_divergence(found.scores, batch["in_batch_scores"], student_temperature=temperature)
+        scores_BN = found.own(batch["doc_columns"]) if found.in_batch else found.scores
         if name == "ranknet":
             return losses.ranknet(scores_BN)
         teacher_BN = batch["teacher_scores"] * teacher_scale
@@ -89,34 +89,11 @@ def dot_objective(weights: Mapping[str, float], temperature: float = 1.0, teache
         return losses.kl_divergence(scores_BN, teacher_BN, student_temperature=temperature)
 
     def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        queries_BD, docs_MD = (vectors.float() for vectors in _encode(model, batch))
-        with torch.autocast(queries_BD.device.type, enabled=False):  # scores and losses in fp32
-            scores_BM = queries_BD @ docs_MD.T
-            return {name: weight * term(name, batch, scores_BM) for name, weight in weights.items()}
+        found: BatchScores = model(batch)
+        with torch.autocast(found.scores.device.type, enabled=False):  # losses in fp32
+            return {name: weight * term(name, batch, found) for name, weight in weights.items()}
 
     return objective
-
-
-def _encode(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Vectors of the batch's queries [B, D] and docs [M, D], each of which come shortest first."""
-    sides = [(batch[f"{side}_ids"], batch[f"{side}_mask"]) for side in ("query", "doc")]
-    if sides[0][0].device.type != "cpu":
-        # A GPU would rather have few big products, and not wait for lengths.
-        queries_BD, docs_MD = (model(ids, mask) for ids, mask in sides)
-        return queries_BD, docs_MD
-    # A CPU's time grows with tokens, padding too: each side goes in quarters, each padded to its own longest text. All
-    # tokens are looked up at once, since every look-up's gradient is as big as the whole table of embeddings.
-    plain: Any = getattr(model, "module", model)
-    embedded = plain.embed(torch.cat([ids.flatten() for ids, _ in sides]))
-    vectors = []
-    for (ids, mask), part in zip(sides, embedded.split([ids.numel() for ids, _ in sides]), strict=True):
-        embedded_BLD = part.view(*ids.shape, -1)
-        quarters = []
-        for states, masked in zip(embedded_BLD.chunk(_CPU_PARTS), mask.chunk(_CPU_PARTS), strict=True):
-            longest = int(masked.sum(1).max())
-            quarters.append(model(None, masked[:, :longest], inputs_embeds=states[:, :longest]))
-        vectors.append(torch.cat(quarters))
-    return vectors[0], vectors[1]
 
 
 def train_margin_mse(options: MarginMSEOptions) -> Path:
@@ -136,24 +113,18 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
     if needs_dense != (options.in_batch_teacher is not None):
         names = ", ".join(sorted(_FROM_DENSE_TEACHER))
         raise ValueError(f"--in-batch-teacher and the loss terms {names} go together: give both or neither")
+    if options.dev_split is not None and options.dev_mode == "retrieve" and options.student != "dot":
+        raise ValueError(f"a {options.student} student is validated by --dev-mode rerank; only dot students retrieve")
     checkpoint = prepare_folder(options)
     set_seed(options.seed)
-    model = DotModel.from_pretrained(
-        options.init,
-        device="cpu",
-        num_layers=options.num_layers,
-        pooling=options.pooling,
-        projection_dim=options.projection_dim,
-        normalize=False,
-        query_max_length=options.query_max_length,
-        doc_max_length=options.doc_max_length,
-    )
+    model = new_student(options)
+    check_terms(model, weights)
     state = PartialState(cpu=options.device == "cpu")
     with state.main_process_first():  # the first process fills the caches, the others read them
         store = open_scores(options.scores, format=options.format, on_bad_row=options.on_bad_row)
     collection = _collection(options, store)
     placed = place(store, collection, on_missing=options.on_missing)
-    source, plan = _batches(options, state, model, collection, placed)
+    source, plan = _batches(options, state, model, collection, placed, with_negatives="infonce" in weights)
     with_dev = options.dev_split is not None
     arguments = trainer_arguments(
         options,
@@ -176,7 +147,7 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
         model,
         arguments,
         source=source,
-        objective=dot_objective(weights, options.temperature, options.teacher_scale),
+        objective=score_objective(weights, options.temperature, options.teacher_scale),
         validate=_validation(options, collection) if with_dev else None,
         callbacks=[EarlyStoppingCallback(options.patience)] if with_dev and options.patience else None,
     )
@@ -195,19 +166,28 @@ def _collection(options: MarginMSEOptions, store: ScoreStore) -> Collection:
 
 
 def _batches(
-    options: MarginMSEOptions, state: PartialState, model: DotModel, collection: Collection, placed: Placed
-) -> tuple[DotSource, BatchPlan]:
+    options: MarginMSEOptions,
+    state: PartialState,
+    model: Model,
+    collection: Collection,
+    placed: Placed,
+    *,
+    with_negatives: bool,
+) -> tuple[TowerSource | CrossSource, BatchPlan]:
+    limits = (model.query_max_length, model.doc_max_length) if isinstance(model, Tower) else (model.max_length,) * 2
+    prompts = (model.query_prompt, model.doc_prompt) if isinstance(model, Tower) else ("", "")
     with state.main_process_first():
-        tokenizer, prompts = model.tokenizer, (model.query_prompt, model.doc_prompt)
-        queries = cached_tokens(collection, "queries", tokenizer, model.query_max_length, prompt=prompts[0])
-        docs = cached_tokens(collection, "docs", tokenizer, model.doc_max_length, prompt=prompts[1])
+        queries = cached_tokens(collection, "queries", model.tokenizer, limits[0], prompt=prompts[0])
+        docs = cached_tokens(collection, "docs", model.tokenizer, limits[1], prompt=prompts[1])
         teacher = None
         if options.in_batch_teacher is not None:
             teacher_queries, teacher_docs = cached_vectors(options.in_batch_teacher, collection, device=options.device)
             teacher = DenseTeacher(teacher_queries, teacher_docs, options.in_batch_scale)
     plan = batch_plan(options, placed, docs, world_size=state.num_processes, rank=state.process_index)
-    pad_id = int(model.tokenizer.pad_token_id)
-    return DotSource(placed, plan, queries, docs, pad_id, teacher), plan
+    if isinstance(model, Tower):
+        pad_id = int(model.tokenizer.pad_token_id)
+        return TowerSource(placed, plan, queries, docs, pad_id, teacher, with_negatives=with_negatives), plan
+    return CrossSource.of(model.tokenizer, placed, plan, queries, docs, max_length=model.max_length), plan
 
 
 def _validation(options: MarginMSEOptions, collection: Collection) -> Callable[[nn.Module], dict[str, float]]:

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankdistill.data.batches import BatchPlan
-from rankdistill.data.tokens import TokenStore, pair_batch
+from rankdistill.data.tokens import TokenStore, pair_batch, pair_shape
 from rankdistill.errors import MissingIdsError
 from rankdistill.formats.collection import Collection
 from rankdistill.options.training import TrainingOptions
 
-__all__ = ["CrossSource", "DenseTeacher", "DotSource", "MemoryRows", "Placed", "Rows", "batch_plan", "place"]
+__all__ = ["CrossSource", "DenseTeacher", "MemoryRows", "Placed", "Rows", "TowerSource", "batch_plan", "place"]
 
 Array = NDArray[Any]
 
@@ -159,7 +159,7 @@ class _Source:
         self.num_steps, self.num_rows = plan.num_steps, placed.num_rows
 
 
-class DotSource(_Source):
+class TowerSource(_Source):
     """Batches for models that encode queries and docs apart.
 
     A doc that several rows of a batch share is encoded once: `doc_ids` holds the M distinct docs of the batch, and
@@ -174,12 +174,15 @@ class DotSource(_Source):
         docs: TokenStore,
         pad_id: int,
         teacher: DenseTeacher | None,
+        *,
+        with_negatives: bool = True,
     ) -> None:
         super().__init__(placed, plan)
         self.queries, self.docs, self.pad_id, self.teacher = queries, docs, pad_id, teacher
-        # Which (query, doc) are known to be relevant: they mustn't count as each other's negatives in the batch.
+        # Which (query, doc) are known to be relevant: they mustn't count as each other's negatives in the batch. Finding
+        # them takes a pass over all rows, so only where a loss asks for negatives.
         self._num_docs = 1 + int(placed.doc_rows.max(initial=0))
-        self._relevant = self._known_pairs()
+        self._relevant = self._known_pairs() if with_negatives else None
 
     def _known_pairs(self) -> Array:
         parts = [np.zeros(0, np.int64)]
@@ -191,7 +194,8 @@ class DotSource(_Source):
 
     def __call__(self, epoch: int, step: int) -> Mapping[str, Array]:
         """Arrays: query_ids/query_mask [B, L], doc_ids/doc_mask [M, L], doc_columns [B, N], teacher_scores [B, N],
-        negatives [B, M] (0 where a doc is another relevant one of the query), in_batch_scores [B, M] with a dense teacher."""
+        step (of the whole run, a scalar), with negatives also negatives [B, M] (0 where a doc is another relevant one of
+        the query), with a dense teacher in_batch_scores [B, M]."""
         query_rows_B, doc_rows_BN, scores_BN = self.placed.gather(self.plan.rows(epoch, step))
         order = np.argsort(self.queries.lengths(query_rows_B), kind="stable")
         query_rows_B, doc_rows_BN, scores_BN = query_rows_B[order], doc_rows_BN[order], scores_BN[order]
@@ -199,10 +203,6 @@ class DotSource(_Source):
         by_length = np.argsort(self.docs.lengths(doc_rows_M), kind="stable")
         doc_rows_M = doc_rows_M[by_length]
         columns_BN = np.argsort(by_length)[columns].reshape(doc_rows_BN.shape)
-        pairs_BM = query_rows_B[:, None].astype(np.int64) * self._num_docs + doc_rows_M[None, :]
-        at = np.searchsorted(self._relevant, pairs_BM).clip(max=len(self._relevant) - 1)
-        negatives_BM = self._relevant[at] != pairs_BM
-        np.put_along_axis(negatives_BM, columns_BN[:, :1], True, axis=1)
         query_ids, query_mask = self.queries.batch(query_rows_B, self.pad_id)
         doc_ids, doc_mask = self.docs.batch(doc_rows_M, self.pad_id)
         batch = {
@@ -212,8 +212,14 @@ class DotSource(_Source):
             "doc_mask": doc_mask,
             "doc_columns": columns_BN.astype(np.int64),
             "teacher_scores": scores_BN,
-            "negatives": negatives_BM,
+            "step": np.asarray(epoch * self.num_steps + step),
         }
+        if self._relevant is not None:
+            pairs_BM = query_rows_B[:, None].astype(np.int64) * self._num_docs + doc_rows_M[None, :]
+            at = np.searchsorted(self._relevant, pairs_BM).clip(max=len(self._relevant) - 1)
+            negatives_BM = self._relevant[at] != pairs_BM
+            np.put_along_axis(negatives_BM, columns_BN[:, :1], True, axis=1)
+            batch["negatives"] = negatives_BM
         if self.teacher is not None:
             batch["in_batch_scores"] = self.teacher.scores(query_rows_B, doc_rows_M)
         return batch
@@ -237,6 +243,22 @@ class CrossSource(_Source):
         super().__init__(placed, plan)
         self.queries, self.docs = queries, docs
         self.max_length, self.pad_id, self.pair_shape, self.with_types = max_length, pad_id, pair_shape, with_types
+
+    @classmethod
+    def of(
+        cls, tokenizer: Any, placed: Placed, plan: BatchPlan, queries: TokenStore, docs: TokenStore, *, max_length: int
+    ) -> CrossSource:
+        """Batches as `tokenizer` would make them."""
+        return cls(
+            placed,
+            plan,
+            queries,
+            docs,
+            max_length=max_length,
+            pad_id=int(tokenizer.pad_token_id),
+            pair_shape=pair_shape(tokenizer),
+            with_types="token_type_ids" in tokenizer.model_input_names,
+        )
 
     def __call__(self, epoch: int, step: int) -> Mapping[str, Array]:
         """Arrays: input_ids/attention_mask[/token_type_ids] [B*N, L], teacher_scores [B, N]."""

@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers import set_seed
 
 from rankdistill import losses
-from rankdistill.data.tokens import cached_tokens, pair_shape
+from rankdistill.data.tokens import cached_tokens
 from rankdistill.formats.collection import open_collection
 from rankdistill.formats.triples import Triple, read_triples
 from rankdistill.models.cross_encoder import CrossEncoderModel
@@ -45,8 +45,7 @@ def teacher_objective(loss: str) -> Objective:
     """RankNet, or binary cross-entropy of each doc by itself; doc 0 of each row is the relevant one."""
 
     def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        inputs = {key: batch[key] for key in ("input_ids", "attention_mask", "token_type_ids") if key in batch}
-        scores_BN = model(**inputs).float().view(batch["teacher_scores"].shape)
+        scores_BN = model(batch).scores
         if loss == "ranknet":
             return {"ranknet": losses.ranknet(scores_BN)}
         labels_BN = torch.zeros_like(scores_BN)
@@ -86,16 +85,7 @@ def train_teacher(options: TeacherOptions) -> Path:
         queries = cached_tokens(collection, "queries", model.tokenizer, model.max_length)
         docs = cached_tokens(collection, "docs", model.tokenizer, model.max_length)
     plan = batch_plan(options, placed, docs, world_size=state.num_processes, rank=state.process_index)
-    source = CrossSource(
-        placed,
-        plan,
-        queries,
-        docs,
-        max_length=model.max_length,
-        pad_id=int(model.tokenizer.pad_token_id),
-        pair_shape=pair_shape(model.tokenizer),
-        with_types="token_type_ids" in model.tokenizer.model_input_names,
-    )
+    source = CrossSource.of(model.tokenizer, placed, plan, queries, docs, max_length=model.max_length)
     arguments = trainer_arguments(options, source.num_steps)
     facts = {"triples": len(triples), "triples_left_out_for_missing_ids": len(triples) - placed.num_rows}
     if arguments.process_index == 0:

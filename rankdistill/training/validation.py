@@ -10,6 +10,7 @@ from rankdistill.evaluation.measures import evaluate
 from rankdistill.formats.collection import Collection
 from rankdistill.models.cross_encoder import CrossEncoderModel
 from rankdistill.models.dot import DotModel
+from rankdistill.models.towers import Tower
 from rankdistill.records import Qrels, Run
 from rankdistill.retrieval.index import build_index
 from rankdistill.retrieval.rerank import rerank
@@ -45,7 +46,7 @@ def validator(
     queries = dict(zip(qrels, collection.query_texts(list(qrels)), strict=True))
 
     def validate(model: nn.Module) -> dict[str, float]:
-        assert isinstance(model, DotModel | CrossEncoderModel)
+        assert isinstance(model, Tower | CrossEncoderModel)  # what `Model` stands for
         if candidates is not None:
             run = rerank(model, collection, candidates, depth=depth, dtype="fast", progress=False)
         else:

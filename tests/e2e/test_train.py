@@ -114,16 +114,16 @@ def test_a_resumed_run_keeps_the_dtype_it_began_with(tmp_path: Path, monkeypatch
 def test_resuming_reads_no_batch_that_was_trained_on(
     tmp_path: Path, score_file: Path, conala: Path, tiny_bert_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rankdistill.training.rows import DotSource
+    from rankdistill.training.rows import TowerSource
 
     asked: list[tuple[int, int]] = []
-    original = DotSource.__call__
+    original = TowerSource.__call__
 
-    def spy(self: DotSource, epoch: int, step: int) -> object:
+    def spy(self: TowerSource, epoch: int, step: int) -> object:
         asked.append((epoch, step))
         return original(self, epoch, step)
 
-    monkeypatch.setattr(DotSource, "__call__", spy)
+    monkeypatch.setattr(TowerSource, "__call__", spy)
     train_margin_mse(options(score_file, conala, tiny_bert_dir, tmp_path / "run", max_steps=15, save_steps=15))
     assert asked == [(0, step) for step in range(12)] + [(1, step) for step in range(3)]
     asked.clear()
@@ -136,13 +136,13 @@ def test_resuming_reads_no_batch_that_was_trained_on(
 WORKER = """
 import os, sys
 from rankdistill.cli import main
-from rankdistill.training.rows import DotSource
-original = DotSource.__call__
+from rankdistill.training.rows import TowerSource
+original = TowerSource.__call__
 def spy(self, epoch, step):
     with open(f"{sys.argv[1]}.{os.environ['RANK']}", "a") as log:
         log.write("".join(f"{row}\\n" for row in self.plan.rows(epoch, step)))
     return original(self, epoch, step)
-DotSource.__call__ = spy
+TowerSource.__call__ = spy
 main(sys.argv[2:])
 """
 

@@ -49,8 +49,9 @@ def test_each_pair_or_text_goes_through_the_model_once(
     model: DotModel | CrossEncoderModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = []
-    forward = model.forward
-    monkeypatch.setattr(model, "forward", lambda **batch: rows.append(len(batch["input_ids"])) or forward(**batch))
+    name = "vectors" if isinstance(model, DotModel) else "scores"
+    run = getattr(model, name)
+    monkeypatch.setattr(model, name, lambda **batch: rows.append(len(batch["input_ids"])) or run(**batch))
     scores = score_pairs(model, ["a", "b", "a", "a"], ["x", "x", "x", "y"], progress=False)
     # A dot model encodes a, b and x, y; a cross-encoder reads ax, bx, ay.
     assert sum(rows) == (4 if isinstance(model, DotModel) else 3)

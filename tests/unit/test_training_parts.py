@@ -13,8 +13,9 @@ from rankdistill.errors import MissingIdsError
 from rankdistill.formats.collection import collection_from_texts
 from rankdistill.formats.triples import Triple
 from rankdistill.models.precision import fast_dtype
+from rankdistill.models.towers import BatchScores
 from rankdistill.options.training import LOSS_TERMS, MarginMSEOptions
-from rankdistill.training.margin_mse import dot_objective, parse_loss
+from rankdistill.training.margin_mse import parse_loss, score_objective
 from rankdistill.training.rows import place
 from rankdistill.training.run import prepare_folder
 from rankdistill.training.teacher import rows_of_triples
@@ -40,37 +41,21 @@ def test_bad_loss_terms_are_explained(terms: list[str], message: str) -> None:
         parse_loss(terms)
 
 
-class Table(torch.nn.Module):
-    """Vectors by id: an encoder whose output is known."""
-
-    def __init__(self, vectors: torch.Tensor) -> None:
-        super().__init__()
-        self.vectors = torch.nn.Parameter(vectors)
-
-    def embed(self, ids: torch.Tensor) -> torch.Tensor:
-        return self.vectors[ids]
-
-    def forward(self, ids: None, mask: torch.Tensor, *, inputs_embeds: torch.Tensor) -> torch.Tensor:
-        return inputs_embeds[:, 0]
-
-
 def test_every_loss_term_is_computed_from_the_scores_it_speaks_of() -> None:
     from rankdistill import losses
 
-    model = Table(torch.randn(8, 4, generator=torch.Generator().manual_seed(0)))
-    ids = torch.arange(8)[:, None]
+    scores = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+
+    def model(batch: object) -> BatchScores:
+        return BatchScores(scores, in_batch=True)
+
     columns = torch.tensor([[0, 2], [1, 0]])
     batch = {
-        "query_ids": ids[:2],
-        "query_mask": torch.ones_like(ids[:2]),
-        "doc_ids": ids[2:5],
-        "doc_mask": torch.ones_like(ids[2:5]),
         "doc_columns": columns,
         "teacher_scores": torch.tensor([[3.0, 1.0], [0.5, 2.0]]),
         "negatives": torch.tensor([[True, True, False], [True, True, True]]),
         "in_batch_scores": torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 1.0]]),
     }
-    scores = model.vectors[:2] @ model.vectors[2:5].T
     own = scores.gather(1, columns)
     teacher, whole = batch["teacher_scores"], batch["in_batch_scores"]
     expected = {
@@ -83,8 +68,8 @@ def test_every_loss_term_is_computed_from_the_scores_it_speaks_of() -> None:
         "ranknet": losses.ranknet(own),
     }
     assert set(expected) == set(LOSS_TERMS)
-    terms = dot_objective(dict.fromkeys(LOSS_TERMS, 0.5), temperature=2.0)(model, batch)
-    scaled = dot_objective({"margin-mse": 1.0}, teacher_scale=20.0)(model, batch)["margin-mse"]
+    terms = score_objective(dict.fromkeys(LOSS_TERMS, 0.5), temperature=2.0)(model, batch)
+    scaled = score_objective({"margin-mse": 1.0}, teacher_scale=20.0)(model, batch)["margin-mse"]
     torch.testing.assert_close(scaled, losses.margin_mse(own, 20 * teacher))
     for name, value in expected.items():
         torch.testing.assert_close(terms[name], 0.5 * value, msg=name)
