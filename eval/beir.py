@@ -10,73 +10,50 @@ The table goes to standard output; runs and JSON files go to --output.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
 import cyclopts
 
 from rankdistill.evaluation.report import render_table
+from rankdistill.options.retrieval import MeasureOptions
 from rankdistill.retrieval.experiment import measure_system
 
 MEASURES = ("nDCG@10", "R@100", "AP@100", "RR@10")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeirOptions(MeasureOptions):
+    """BEIR's cut and folder."""
+
+    output: Path = Path("runs/beir")
+    """Folder for runs, JSON files and vectors."""
+
+    k: int = 100
+    """Documents a query."""
 
 
 def main(
     system: str,
     /,
     *collections: str,
-    split: str | None = None,
     measures: tuple[str, ...] = MEASURES,
-    output: Path = Path("runs/beir"),
-    k: int = 100,
-    first_stage: str = "bm25",
-    depth: int = 100,
-    device: str = "auto",
-    faiss_device: Literal["auto", "cpu", "cuda"] = "auto",
-    dtype: Literal["auto", "float32", "bfloat16", "fast"] = "auto",
-    batch_tokens: int = 8192,
-    latency_queries: int = 20,
+    options: Annotated[BeirOptions, cyclopts.Parameter(name="*")] = BeirOptions(),
 ) -> None:
     """Measures a system on BEIR collections.
 
     Args:
         system: "bm25", a TREC run file, or a model: a folder of ours, a SentenceTransformer, a CrossEncoder, a hub id.
         collections: ir_datasets ids (beir/scifact/test) or folders.
-        split: of the judgements; without it the collection's only one, or "test".
         measures: names of ir_measures; the default is BEIR's.
-        output: folder for runs, JSON files and vectors.
-        k: documents a query.
-        first_stage: what a cross-encoder re-ranks: "bm25", a run file or a dot model.
-        depth: documents a query that a cross-encoder scores.
-        device: where the model runs.
-        faiss_device: where FAISS searches.
-        dtype: of matrix products.
-        batch_tokens: tokens that go through the model at once.
-        latency_queries: queries timed one by one.
     """
-    rows = [
-        measure_system(
-            system,
-            collection,
-            measures,
-            output,
-            split=split,
-            k=k,
-            first_stage=first_stage,
-            depth=depth,
-            device=device,
-            faiss_device=faiss_device,
-            dtype=dtype,
-            batch_tokens=batch_tokens,
-            latency_queries=latency_queries,
-        )
-        for collection in collections
-    ]
+    rows = [measure_system(system, collection, measures, options) for collection in collections]
     if len(rows) > 1:
         means = {name: sum(float(row[name] or 0) for row in rows) / len(rows) for name in measures}
         rows.append({"collection": "mean", "system": rows[0]["system"], **means})
     print(render_table(rows))
-    print(f"\nwrote runs and JSON files to {output}")
+    print(f"\nwrote runs and JSON files to {options.output}")
 
 
 if __name__ == "__main__":

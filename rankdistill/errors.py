@@ -6,6 +6,8 @@ used where their meaning fits (`FileNotFoundError`, `ValueError`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 __all__ = ["BadDataError", "BadStoreError", "MissingDependencyError", "MissingIdsError", "RankDistillError"]
 
 
@@ -51,6 +53,13 @@ class MissingIdsError(RankDistillError):
         super().__init__(expected, found, remedy, path, line)
         self.missing = missing
         self.args = (expected, found, remedy, path, line, missing)
+
+    @classmethod
+    def among(cls, ids: Sequence[str], absent: Sequence[int], what: str, remedy: str) -> MissingIdsError:
+        """The error for `ids` of which those at the positions `absent` weren't found, as `what` says where."""
+        names = tuple(ids[int(i)] for i in absent[:100])
+        found = f'{len(absent):,} that are not there (first: "{names[0]}")'
+        return cls(f"all {len(ids):,} {what}", found, remedy, missing=names)
 
 
 class MissingDependencyError(RankDistillError, ImportError):

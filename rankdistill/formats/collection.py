@@ -123,15 +123,9 @@ def _rows(texts: Texts, ids: Sequence[str]) -> NDArray[np.int64]:
 
 def _found(texts: Texts, ids: Sequence[str], on_missing: OnMissing, noun: str) -> NDArray[np.int64]:
     rows = _rows(texts, ids)
-    absent = np.flatnonzero(rows < 0)
-    if len(absent) and on_missing == "error":
-        names = tuple(ids[int(i)] for i in absent[:100])
-        raise MissingIdsError(
-            f"all {len(ids):,} {noun} in {texts.name}",
-            f'{len(absent):,} that are not there (first: "{names[0]}")',
-            'pass on_missing="skip" to leave them out',
-            missing=names,
-        )
+    absent = np.flatnonzero(rows < 0).tolist()
+    if absent and on_missing == "error":
+        raise MissingIdsError.among(ids, absent, f"{noun} in {texts.name}", 'pass on_missing="skip" to leave them out')
     return rows[rows >= 0]
 
 

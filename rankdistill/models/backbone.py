@@ -31,8 +31,8 @@ def resolve(name_or_path: str) -> str:
     )
 
 
-def config_with_layers(path: str, num_layers: int | None) -> PretrainedConfig:
-    """The config at `path`, cut to its first `num_layers` layers (None keeps all).
+def config_with_layers(path: str, num_layers: int | None, dropout: float | None = None) -> PretrainedConfig:
+    """The config at `path`, cut to its first `num_layers` layers (None keeps all), with all its dropouts set (None doesn't).
 
     Raises:
         ValueError: if the model hasn't that many layers.
@@ -46,6 +46,10 @@ def config_with_layers(path: str, num_layers: int | None) -> PretrainedConfig:
         for name, value in list(vars(config).items()):  # per-layer lists, such as ModernBERT's layer_types
             if isinstance(value, list) and len(value) == depth and name.startswith("layer"):
                 setattr(config, name, value[:num_layers])
+    if dropout is not None:
+        for name, value in list(vars(config).items()):  # hidden_dropout_prob, attention_dropout, …, as the family says
+            if "dropout" in name and isinstance(value, int | float) and not isinstance(value, bool):
+                setattr(config, name, dropout)
     return config
 
 

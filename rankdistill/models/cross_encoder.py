@@ -79,6 +79,7 @@ class CrossEncoderModel(nn.Module):
         *,
         device: str = "auto",
         num_layers: int | None = None,
+        dropout: float | None = None,
         max_length: int | None = None,
         new_head: bool = False,
     ) -> CrossEncoderModel:
@@ -86,6 +87,7 @@ class CrossEncoderModel(nn.Module):
 
         Args:
             num_layers: keep the first layers only.
+            dropout: of the body, in place of the checkpoint's.
             max_length: None keeps the checkpoint's; never more than the model has positions for.
             new_head: allow a plain encoder body: its scoring head starts random and must be trained.
 
@@ -93,7 +95,7 @@ class CrossEncoderModel(nn.Module):
             BadDataError: if the checkpoint has no scoring head (and `new_head` isn't given), or more than one output.
         """
         path = Path(resolve(str(name_or_path)))
-        config = config_with_layers(str(path), num_layers)
+        config = config_with_layers(str(path), num_layers, dropout)
         classifies = any(str(name).endswith("ForSequenceClassification") for name in config.architectures or [])
         if not classifies and not new_head:
             found = ", ".join(config.architectures or ["no architecture"])

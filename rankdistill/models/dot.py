@@ -106,6 +106,7 @@ class DotModel(Tower):
         *,
         device: str = "auto",
         num_layers: int | None = None,
+        dropout: float | None = None,
         pooling: Pooling | None = None,
         projection_dim: int | None = None,
         normalize: bool | None = None,
@@ -116,6 +117,7 @@ class DotModel(Tower):
 
         Args:
             num_layers: keep the first layers only.
+            dropout: of the body, in place of the checkpoint's.
             pooling: None keeps the checkpoint's ("mean" for a plain encoder).
             projection_dim: adds a new linear projection to this width, in place of one in the checkpoint.
             normalize: None keeps the checkpoint's; False drops a Normalize module, as a dot student wants.
@@ -128,7 +130,7 @@ class DotModel(Tower):
         path = Path(resolve(str(name_or_path)))
         stored = _read_layout(path)
         body = path / stored["transformer"]
-        config = config_with_layers(str(body), num_layers)
+        config = config_with_layers(str(body), num_layers, dropout)
         # The pooler takes no part in the score, and many checkpoints come without one.
         encoder = load_weights(AutoModel, str(body), config, may_be_new=("pooler",))
         tokenizer = load_tokenizer(str(body))

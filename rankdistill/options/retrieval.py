@@ -8,7 +8,7 @@ from typing import Literal
 
 from rankdistill.options import Output
 
-__all__ = ["EncodeOptions", "EvaluateOptions", "IndexOptions", "RerankOptions", "SearchOptions"]
+__all__ = ["EncodeOptions", "EvaluateOptions", "IndexOptions", "MeasureOptions", "RerankOptions", "SearchOptions"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +102,41 @@ class RerankOptions(_ModelOptions, _CollectionOptions):
 
     tag: str = "rankdistill"
     """The system's name in the run file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureOptions:
+    """How the scripts in eval/ rank and measure a system."""
+
+    split: str | None = None
+    """Of the judgements; without it the collection's only one, or "test"."""
+
+    output: Path = Path("runs/measured")
+    """Folder for runs, JSON files and vectors."""
+
+    k: int = 1000
+    """Documents a query."""
+
+    first_stage: str = "bm25"
+    """What a model that re-ranks starts from: "bm25", a run file, or a model that retrieves."""
+
+    depth: int = 100
+    """Documents a query that a model which re-ranks scores."""
+
+    device: str = "auto"
+    """Where the model runs."""
+
+    faiss_device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where FAISS searches."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "fast"] = "auto"
+    """Of matrix products."""
+
+    batch_tokens: int = 8192
+    """Tokens that go through the model at once."""
+
+    latency_queries: int = 20
+    """Queries timed one by one."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,6 +36,9 @@ class TrainingOptions:
     num_layers: int | None = None
     """Keep the first layers of --init only; all of them by default."""
 
+    dropout: float | None = None
+    """Dropout of the body while it's trained; the checkpoint's own by default."""
+
     num_epochs: float = 1.0
     """Passes over the rows."""
 
@@ -106,6 +109,10 @@ class MarginMSEOptions(TrainingOptions):
     scores: tuple[str, ...]
     """Teacher score file(s) in a published format (5-column ids or text, margins, n-way JSON lines; plain, .gz or
     .zst), a glob, or a compiled store."""
+
+    dropout: float | None = 0.0
+    """Dropout of the student's body. 0 by default: a teacher's scores leave little to overfit, and on a CPU attention
+    without dropout is much faster."""
 
     student: Literal["dot", "cross-encoder"] = "dot"
     """Architecture of the student. dot: one vector a text, compared by dot product. cross-encoder: query and document

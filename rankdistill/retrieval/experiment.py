@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import rankdistill
 from rankdistill.evaluation.measures import Evaluation, evaluate, parse_measures
 from rankdistill.evaluation.report import Cell
 from rankdistill.formats.collection import open_collection
 from rankdistill.formats.trec import write_run
-from rankdistill.retrieval.encode import DTypeName
+from rankdistill.options.retrieval import MeasureOptions
 from rankdistill.retrieval.systems import rank
 
 __all__ = ["measure_system", "slug"]
@@ -31,30 +31,20 @@ def measure_system(
     system: str,
     spec: str,
     measures: Sequence[str],
-    output: Path,
+    options: MeasureOptions,
     *,
-    split: str | None = None,
-    k: int = 1000,
-    first_stage: str = "bm25",
-    depth: int = 100,
     vectors: str | None = None,
-    device: str = "auto",
-    faiss_device: Literal["auto", "cpu", "cuda"] = "auto",
-    dtype: DTypeName = "auto",
-    batch_tokens: int = 8192,
-    latency_queries: int = 20,
 ) -> dict[str, Cell]:
     """Ranks with a system for the judged queries of a collection, and measures the run.
 
-    Writes `<collection>/<system>.run.gz` and `<collection>/<system>.json` under `output`. Vectors of a dot model are kept in
-    `vectors/` there, so that an interrupted run goes on.
+    Writes `<collection>/<system>.run.gz` and `<collection>/<system>.json` under `options.output`. Vectors of a dot model are
+    kept in `vectors/` there, so that an interrupted run goes on.
 
     Args:
         system: as `systems.rank` takes it.
         spec: as `open_collection` takes it.
         measures: the first is the one to look at.
-        output: a folder.
-        split: of the judgements; without it the collection's only one, or "test".
+        options: split, cut, device and so on.
         vectors: a name for the documents, so that collections with the same documents share their vectors.
 
     Returns:
@@ -62,32 +52,31 @@ def measure_system(
     """
     parse_measures(measures)  # a mistyped one is known now, not after hours
     collection = open_collection(spec)
-    if split is None:
-        split = collection.splits[0] if len(collection.splits) == 1 else "test"
+    split = options.split or (collection.splits[0] if len(collection.splits) == 1 else "test")
     qrels = collection.qrels(split)
     name = slug(system)
     ranking = rank(
         system,
         collection,
         list(qrels),
-        k=k,
-        first_stage=first_stage,
-        depth=depth,
-        vectors_dir=output / "vectors" / (vectors or slug(spec)),
-        device=device,
-        faiss_device=faiss_device,
-        batch_tokens=batch_tokens,
-        dtype=dtype,
-        latency_queries=latency_queries,
+        k=options.k,
+        first_stage=options.first_stage,
+        depth=options.depth,
+        vectors_dir=options.output / "vectors" / (vectors or slug(spec)),
+        device=options.device,
+        faiss_device=options.faiss_device,
+        batch_tokens=options.batch_tokens,
+        dtype=options.dtype,
+        latency_queries=options.latency_queries,
     )
     found = evaluate(qrels, ranking.run, measures)
-    folder = output / slug(spec)
+    folder = options.output / slug(spec)
     write_run(folder / f"{name}.run.gz", ranking.run, name)
     report = {
         "system": system,
         "kind": ranking.kind,
         "num_parameters": ranking.num_parameters,
-        "first_stage": {"system": first_stage, "depth": depth} if ranking.kind == "cross-encoder" else None,
+        "first_stage": {"system": options.first_stage, "depth": options.depth} if ranking.reranks else None,
         "collection": spec,
         "split": split,
         "num_docs": collection.num_docs,

@@ -39,6 +39,7 @@ class Ranking:
         num_parameters: of the model; None for the others.
         latency: one query at a time, without indexing; None for a run file.
         seconds: for all of it, loading and indexing included.
+        reranks: whether it scored what a first stage had found.
     """
 
     run: Run
@@ -46,6 +47,7 @@ class Ranking:
     num_parameters: int | None
     latency: Latency | None
     seconds: float
+    reranks: bool = False
 
 
 def rank(
@@ -118,7 +120,7 @@ def rank(
     seconds = time.perf_counter() - start
     # These take seconds for what the others do in milliseconds, and vary less.
     latency = rerank_latency(model, collection, candidates, min(latency_queries, 5), depth, batch_tokens, dtype)
-    return Ranking(run, model.architecture, num_parameters, latency, seconds)
+    return Ranking(run, model.architecture, num_parameters, latency, seconds, reranks=True)
 
 
 def search_latency(model: DotModel, index: FlatIndex, queries: Sequence[str], k: int) -> Latency | None:

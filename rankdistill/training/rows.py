@@ -102,15 +102,11 @@ def place(rows: Rows, collection: Collection, *, on_missing: str = "error") -> P
     query_rows, doc_rows = collection.query_rows(rows.query_ids), collection.doc_rows(rows.doc_ids)
     kept: Array | None = None
     for noun, found, ids in (("queries", query_rows, rows.query_ids), ("documents", doc_rows, rows.doc_ids)):
-        absent = np.flatnonzero(found < 0)
-        if len(absent) and on_missing == "error":
-            names = tuple(ids[int(i)] for i in absent[:100])
-            raise MissingIdsError(
-                f"all {len(found):,} {noun} of the rows in the collection {collection.name}",
-                f'{len(absent):,} that are not there (first: "{names[0]}")',
-                'pass --on-missing skip (on_missing="skip") to leave their rows out',
-                missing=names,
-            )
+        absent = np.flatnonzero(found < 0).tolist()
+        if absent and on_missing == "error":
+            what = f"{noun} of the rows in the collection {collection.name}"
+            remedy = 'pass --on-missing skip (on_missing="skip") to leave their rows out'
+            raise MissingIdsError.among(ids, absent, what, remedy)
     if (query_rows < 0).any() or (doc_rows < 0).any():
         usable = []
         for start in range(0, rows.num_rows, 1 << 20):

@@ -20,6 +20,7 @@ def new_student(options: MarginMSEOptions) -> Model:
             options.init,
             device="cpu",
             num_layers=options.num_layers,
+            dropout=options.dropout,
             max_length=options.query_max_length + options.doc_max_length,
             new_head=True,
         )
@@ -28,6 +29,7 @@ def new_student(options: MarginMSEOptions) -> Model:
         options.init,
         device="cpu",
         num_layers=options.num_layers,
+        dropout=options.dropout,
         pooling=options.pooling,
         projection_dim=options.projection_dim,
         normalize=False,

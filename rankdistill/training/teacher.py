@@ -68,7 +68,12 @@ def train_teacher(options: TeacherOptions) -> Path:
     checkpoint = prepare_folder(options)
     set_seed(options.seed)
     model = CrossEncoderModel.from_pretrained(
-        options.init, device="cpu", num_layers=options.num_layers, max_length=options.max_length, new_head=True
+        options.init,
+        device="cpu",
+        num_layers=options.num_layers,
+        dropout=options.dropout,
+        max_length=options.max_length,
+        new_head=True,
     )
     collection = open_collection(options.collection)
     if options.triples is not None:
