@@ -10,28 +10,16 @@ The table goes to standard output; runs and JSON files go to --output.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import cyclopts
 
 from rankdistill.evaluation.report import render_table
-from rankdistill.options.retrieval import MeasureOptions
+from rankdistill.options.retrieval import BeirOptions
 from rankdistill.retrieval.experiment import measure_system
 
 MEASURES = ("nDCG@10", "R@100", "AP@100", "RR@10")
-
-
-@dataclass(frozen=True, kw_only=True)
-class BeirOptions(MeasureOptions):
-    """BEIR's cut and folder."""
-
-    output: Path = Path("runs/beir")
-    """Folder for runs, JSON files and vectors."""
-
-    k: int = 100
-    """Documents a query."""
+DEFAULTS = BeirOptions()
 
 
 def main(
@@ -39,7 +27,7 @@ def main(
     /,
     *collections: str,
     measures: tuple[str, ...] = MEASURES,
-    options: Annotated[BeirOptions, cyclopts.Parameter(name="*")] = BeirOptions(),
+    options: Annotated[BeirOptions, cyclopts.Parameter(name="*")] = DEFAULTS,
 ) -> None:
     """Measures a system on BEIR collections.
 

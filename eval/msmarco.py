@@ -9,14 +9,12 @@ All three sets share the documents, so these are encoded once; an interrupted ru
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import cyclopts
 
 from rankdistill.evaluation.report import Cell, render_table
-from rankdistill.options.retrieval import MeasureOptions
+from rankdistill.options.retrieval import MsmarcoOptions
 from rankdistill.retrieval.experiment import measure_system
 
 SETS = (
@@ -27,24 +25,14 @@ SETS = (
 MEASURES = ("RR@10", "nDCG@10", "R@1000")
 # TREC's grade 1 ("related") doesn't count as relevant, except in nDCG.
 TREC_DL_MEASURES = ("nDCG@10", "RR(rel=2)@10", "AP(rel=2)@1000", "R(rel=2)@1000")
-
-
-@dataclass(frozen=True, kw_only=True)
-class MsmarcoOptions(MeasureOptions):
-    """MS MARCO's depth and folder."""
-
-    output: Path = Path("runs/msmarco")
-    """Folder for runs, JSON files and vectors."""
-
-    depth: int = 1000
-    """Documents a query that a model which re-ranks scores."""
+DEFAULTS = MsmarcoOptions()
 
 
 def main(
     system: str,
     /,
     *collections: str,
-    options: Annotated[MsmarcoOptions, cyclopts.Parameter(name="*")] = MsmarcoOptions(),
+    options: Annotated[MsmarcoOptions, cyclopts.Parameter(name="*")] = DEFAULTS,
 ) -> None:
     """Measures a system on MS MARCO passages.
 

@@ -8,7 +8,16 @@ from typing import Literal
 
 from rankdistill.options import Output
 
-__all__ = ["EncodeOptions", "EvaluateOptions", "IndexOptions", "MeasureOptions", "RerankOptions", "SearchOptions"]
+__all__ = [
+    "BeirOptions",
+    "EncodeOptions",
+    "EvaluateOptions",
+    "IndexOptions",
+    "MeasureOptions",
+    "MsmarcoOptions",
+    "RerankOptions",
+    "SearchOptions",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +146,28 @@ class MeasureOptions:
 
     latency_queries: int = 20
     """Queries timed one by one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeirOptions(MeasureOptions):
+    """How eval/beir.py ranks and measures."""
+
+    output: Path = Path("runs/beir")
+    """Folder for runs, JSON files and vectors."""
+
+    k: int = 100
+    """Documents a query."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MsmarcoOptions(MeasureOptions):
+    """How eval/msmarco.py ranks and measures."""
+
+    output: Path = Path("runs/msmarco")
+    """Folder for runs, JSON files and vectors."""
+
+    depth: int = 1000
+    """Documents a query that a model which re-ranks scores."""
 
 
 @dataclass(frozen=True, kw_only=True)

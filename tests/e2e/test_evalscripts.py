@@ -18,6 +18,7 @@ import pytest
 from rankdistill.evaluation.measures import evaluate
 from rankdistill.formats.collection import Collection
 from rankdistill.formats.trec import read_run, write_run
+from rankdistill.options.retrieval import BeirOptions
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -100,7 +101,7 @@ def test_vectors_are_kept_for_the_next_time(
 ) -> None:
     main, reports = beir_main(), []
     for _ in range(2):
-        main(str(tiny_sentence_transformer_dir), beir_folder, split="test", output=tmp_path)
+        main(str(tiny_sentence_transformer_dir), beir_folder, options=BeirOptions(split="test", output=tmp_path))
         (vectors,) = (tmp_path / "vectors").rglob("*.npy")
         (report,) = (json.loads(path.read_text()) for path in tmp_path.glob("scifact/*.json"))
         reports.append((vectors.stat().st_mtime_ns, report["per_query_sha256"]))
@@ -118,7 +119,7 @@ def test_cross_encoder_bm25_and_a_run(
     write_run(perfect, {query: dict.fromkeys(judged, 1.0) for query, judged in small_collection.qrels().items()})
     main = beir_main()
     for system in (str(tiny_cross_encoder_dir), "bm25", str(perfect)):
-        main(system, beir_folder, output=tmp_path / "out", depth=5, measures=("nDCG@10",))
+        main(system, beir_folder, measures=("nDCG@10",), options=BeirOptions(output=tmp_path / "out", depth=5))
     kinds = {report["kind"]: report for report in map(json.loads, map(Path.read_text, tmp_path.glob("out/*/*.json")))}
     assert set(kinds) == {"cross-encoder", "bm25", "run"}
     assert kinds["cross-encoder"]["first_stage"] == {"system": "bm25", "depth": 5}
@@ -131,7 +132,7 @@ def test_cross_encoder_bm25_and_a_run(
 def test_mean_over_collections(
     beir_folder: str, conala: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    beir_main()("bm25", beir_folder, str(conala), output=tmp_path, measures=("RR@10",))
+    beir_main()("bm25", beir_folder, str(conala), measures=("RR@10",), options=BeirOptions(output=tmp_path))
     values = [json.loads(path.read_text())["measures"]["RR@10"] for path in tmp_path.glob("*/bm25.json")]
     (mean,) = (line.split()[-1] for line in capsys.readouterr().out.splitlines() if line.startswith("mean"))
     assert float(mean) == pytest.approx(sum(values) / 2, abs=1e-4)
