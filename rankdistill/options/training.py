@@ -6,15 +6,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["LOSS_TERMS", "MarginMSEOptions", "TeacherOptions", "TrainingOptions"]
+__all__ = ["LOSS_TERMS", "LossOptions", "MarginMSEOptions", "TeacherOptions", "TrainingOptions"]
 
 LOSS_TERMS = (
     "margin-mse",
     "margin-mse-all-pairs",
+    "pointwise-mse",
+    "weighted-ranknet",
     "kl",
+    "reverse-kl",
+    "listnet",
+    "lambdarank",
+    "lambda-mrr",
+    "adr-mse",
+    "rankdistil",
     "in-batch-margin-mse",
     "in-batch-kl",
     "infonce",
+    "lce",
     "ranknet",
 )
 
@@ -92,7 +101,37 @@ class TrainingOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MarginMSEOptions(TrainingOptions):
+class LossOptions:
+    """What a student is asked to learn."""
+
+    loss: tuple[str, ...] = ("margin-mse:0.05", "infonce")
+    """Loss terms as NAME or NAME:WEIGHT. From the file's scores: margin-mse (the paper's; doc 0 against each other
+    one), margin-mse-all-pairs, pointwise-mse, weighted-ranknet, kl, reverse-kl, listnet, rankdistil. From their order
+    alone: lambdarank, lambda-mrr, adr-mse. From labels (doc 0 is relevant): infonce (against all docs of the batch),
+    lce (against the row's own), ranknet. From --in-batch-teacher: in-batch-margin-mse, in-batch-kl. The preset
+    splade-v3 is kl:0.99 margin-mse-all-pairs:0.05."""
+
+    teacher_scale: float = 1.0
+    """Multiplies the file's scores. Margin-MSE heeds their scale: cosines, say, want about 20 to suit dot products."""
+
+    temperature: float = 1.0
+    """Divides the student's scores where they become probabilities: kl, reverse-kl, in-batch-kl, listnet, rankdistil,
+    infonce, lce, adr-mse."""
+
+    teacher_share: float = 1.0
+    """Targets of kl, reverse-kl, in-batch-kl and listnet are this much the teacher's scores, and for the rest the
+    student's own (TAID); raise it by stages."""
+
+    num_top: int | None = None
+    """How many of a row's docs, in the teacher's order, are told apart: lambda-mrr and lambdarank give them labels of
+    1 / rank, rankdistil learns their order. All by default."""
+
+    rest_labels: tuple[float, ...] = (-0.25, -0.5)
+    """Labels of the docs after --num-top in lambda-mrr and lambdarank, cut into as many equal groups."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarginMSEOptions(LossOptions, TrainingOptions):
     """Train a student from teacher scores."""
 
     collection: str | None = None
@@ -117,17 +156,6 @@ class MarginMSEOptions(TrainingOptions):
 
     doc_max_length: int = 200
     """Tokens of a document that are read, specials included (the paper: 200)."""
-
-    loss: tuple[str, ...] = ("margin-mse:0.05", "infonce")
-    """Loss terms as NAME or NAME:WEIGHT. From the file's scores: margin-mse (the paper's; doc 0 against each other
-    one), margin-mse-all-pairs, kl. From labels (doc 0 is relevant): infonce (against all docs of the batch),
-    ranknet. From --in-batch-teacher: in-batch-margin-mse, in-batch-kl."""
-
-    teacher_scale: float = 1.0
-    """Multiplies the file's scores. Margin-MSE heeds their scale: cosines, say, want about 20 to suit dot products."""
-
-    temperature: float = 1.0
-    """Divides the student's scores in kl, in-batch-kl and infonce."""
 
     in_batch_teacher: str | None = None
     """A dense teacher (SentenceTransformer) whose scores of every query with every doc of the batch come from

@@ -9,7 +9,7 @@ teacher whose whole matrix comes from cached vectors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,81 +18,41 @@ from accelerate import PartialState
 from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, set_seed
 
-from rankdistill import losses
 from rankdistill.data.batches import BatchPlan
 from rankdistill.data.scores import ScoreStore, open_scores
 from rankdistill.data.tokens import cached_tokens
 from rankdistill.formats.collection import Collection, collection_from_texts, open_collection
 from rankdistill.models.dot import DotModel
-from rankdistill.options.training import LOSS_TERMS, MarginMSEOptions
+from rankdistill.options.training import LossOptions, MarginMSEOptions
 from rankdistill.retrieval.bm25 import bm25_search
 from rankdistill.training.rows import DenseTeacher, DotSource, Placed, batch_plan, place
 from rankdistill.training.run import prepare_folder, run_training, trainer_arguments, write_config
 from rankdistill.training.teacher_vectors import cached_vectors
+from rankdistill.training.terms import TERMS, needs_dense_teacher, needs_in_batch, parse_loss, term_loss
 from rankdistill.training.trainer import Batch, DistillationTrainer, Objective
 from rankdistill.training.validation import dev_qrels, validator
 
-__all__ = ["dot_objective", "parse_loss", "train_margin_mse"]
+__all__ = ["dot_objective", "train_margin_mse"]
 
 _CPU_PARTS = 4
-_FROM_DENSE_TEACHER = {"in-batch-margin-mse", "in-batch-kl"}
 
 
-def parse_loss(terms: Sequence[str]) -> dict[str, float]:
-    """Weights by term, of `NAME` or `NAME:WEIGHT`.
-
-    Raises:
-        ValueError: for an unknown name, a weight that is no positive number, or a term given twice.
-    """
-    weights: dict[str, float] = {}
-    for term in terms:
-        name, _, weight = term.partition(":")
-        if name not in LOSS_TERMS:
-            raise ValueError(f'loss "{name}" does not exist: there are {", ".join(LOSS_TERMS)}')
-        if name in weights:
-            raise ValueError(f'loss "{name}" is given twice; give it once, as {name}:WEIGHT')
-        try:
-            weights[name] = float(weight or 1)
-        except ValueError:
-            weights[name] = 0.0
-        if not 0 < weights[name] < float("inf"):
-            raise ValueError(f'expected a positive weight in "{term}", as in "{name}:0.5"')
-    if not weights:
-        raise ValueError(f"expected at least one loss term of {', '.join(LOSS_TERMS)}")
-    return weights
-
-
-def dot_objective(weights: Mapping[str, float], temperature: float = 1.0, teacher_scale: float = 1.0) -> Objective:
+def dot_objective(weights: Mapping[str, float], options: LossOptions) -> Objective:
     """The weighted loss terms of a dot student.
 
     Queries and docs are encoded in one pass each. All scores come out of one product [B, M]; those of each row's own N
     docs are picked from it.
     """
 
-    def term(name: str, batch: Batch, scores_BM: Tensor) -> Tensor:
-        columns_BN = batch["doc_columns"]
-        if name == "infonce":
-            return losses.infonce(scores_BM, columns_BN[:, 0], temperature=temperature, mask_BM=batch["negatives"])
-        if name == "in-batch-margin-mse":
-            return losses.margin_mse_all_pairs(scores_BM, batch["in_batch_scores"])
-        if name == "in-batch-kl":
-            return losses.kl_divergence(scores_BM, batch["in_batch_scores"], student_temperature=temperature)
-        scores_BN = scores_BM.gather(1, columns_BN)
-        if name == "ranknet":
-            return losses.ranknet(scores_BN)
-        teacher_BN = batch["teacher_scores"] * teacher_scale
-        if name == "margin-mse":
-            return losses.margin_mse(scores_BN, teacher_BN)
-        if name == "margin-mse-all-pairs":
-            return losses.margin_mse_all_pairs(scores_BN, teacher_BN)
-        assert name == "kl"
-        return losses.kl_divergence(scores_BN, teacher_BN, student_temperature=temperature)
-
     def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         queries_BD, docs_MD = (vectors.float() for vectors in _encode(model, batch))
         with torch.autocast(queries_BD.device.type, enabled=False):  # scores and losses in fp32
             scores_BM = queries_BD @ docs_MD.T
-            return {name: weight * term(name, batch, scores_BM) for name, weight in weights.items()}
+            terms = {}
+            for name, weight in weights.items():
+                scores = scores_BM if needs_in_batch(name) else scores_BM.gather(1, batch["doc_columns"])
+                terms[name] = weight * term_loss(name, scores, batch, options)
+            return terms
 
     return objective
 
@@ -132,9 +92,8 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
         FileExistsError: if the output folder holds a run.
     """
     weights = parse_loss(options.loss)
-    needs_dense = bool(_FROM_DENSE_TEACHER & set(weights))
-    if needs_dense != (options.in_batch_teacher is not None):
-        names = ", ".join(sorted(_FROM_DENSE_TEACHER))
+    if any(map(needs_dense_teacher, weights)) != (options.in_batch_teacher is not None):
+        names = ", ".join(filter(needs_dense_teacher, TERMS))
         raise ValueError(f"--in-batch-teacher and the loss terms {names} go together: give both or neither")
     checkpoint = prepare_folder(options)
     set_seed(options.seed)
@@ -176,7 +135,7 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
         model,
         arguments,
         source=source,
-        objective=dot_objective(weights, options.temperature, options.teacher_scale),
+        objective=dot_objective(weights, options),
         validate=_validation(options, collection) if with_dev else None,
         callbacks=[EarlyStoppingCallback(options.patience)] if with_dev and options.patience else None,
     )
