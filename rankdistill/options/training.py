@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
 
-__all__ = ["LOSS_TERMS", "LossOptions", "MarginMSEOptions", "TeacherOptions", "TrainingOptions"]
+from cyclopts import Parameter
+
+__all__ = ["LOSS_TERMS", "LossOptions", "MarginMSEOptions", "Stage", "Stages", "TeacherOptions", "TrainingOptions"]
 
 LOSS_TERMS = (
     "margin-mse",
@@ -193,6 +195,45 @@ class MarginMSEOptions(LossOptions, TrainingOptions):
 
     on_bad_row: Literal["error", "skip"] = "error"
     """Malformed rows of the score files: an error, or left out and counted by kind."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage of a training: what differs from the command's own options, where it isn't None."""
+
+    loss: tuple[str, ...] | None = None
+    """Loss terms."""
+
+    scores: tuple[str, ...] | None = None
+    """Teacher score file(s)."""
+
+    num_epochs: float | None = None
+    """Passes over the rows; the command's --max-steps holds no longer."""
+
+    max_steps: int | None = None
+    """Stop after this many steps."""
+
+    learning_rate: float | None = None
+    """Peak learning rate; each stage warms up anew."""
+
+    teacher_share: float | None = None
+    """How much of the targets is the teacher's."""
+
+    num_top: int | None = None
+    """How many of a row's docs are told apart."""
+
+    rest_labels: tuple[float, ...] | None = None
+    """Labels of the other docs."""
+
+
+Stages: TypeAlias = Annotated[
+    tuple[Stage, ...],
+    Parameter(
+        help="Train in stages, one after the other, each from the former's model. Best written in the TOML file, a table "
+        "[[train.margin-mse.stages]] each, with what differs from the other options: loss, scores, num_epochs, max_steps, "
+        "learning_rate, teacher_share, num_top, rest_labels."
+    ),
+]
 
 
 @dataclass(frozen=True, kw_only=True)

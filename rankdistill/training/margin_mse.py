@@ -32,7 +32,7 @@ from rankdistill.training.terms import TERMS, needs_dense_teacher, needs_in_batc
 from rankdistill.training.trainer import Batch, DistillationTrainer, Objective
 from rankdistill.training.validation import dev_qrels, validator
 
-__all__ = ["dot_objective", "train_margin_mse"]
+__all__ = ["dot_objective", "loss_weights", "train_margin_mse"]
 
 _CPU_PARTS = 4
 
@@ -79,6 +79,19 @@ def _encode(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     return vectors[0], vectors[1]
 
 
+def loss_weights(options: MarginMSEOptions) -> dict[str, float]:
+    """Weights of the loss terms that the options ask for.
+
+    Raises:
+        ValueError: for terms that don't exist, or that don't go with the other options.
+    """
+    weights = parse_loss(options.loss)
+    if any(map(needs_dense_teacher, weights)) != (options.in_batch_teacher is not None):
+        names = ", ".join(filter(needs_dense_teacher, TERMS))
+        raise ValueError(f"--in-batch-teacher and the loss terms {names} go together: give both or neither")
+    return weights
+
+
 def train_margin_mse(options: MarginMSEOptions) -> Path:
     """Trains a student from teacher score files.
 
@@ -91,10 +104,7 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
         BadDataError: for malformed rows.
         FileExistsError: if the output folder holds a run.
     """
-    weights = parse_loss(options.loss)
-    if any(map(needs_dense_teacher, weights)) != (options.in_batch_teacher is not None):
-        names = ", ".join(filter(needs_dense_teacher, TERMS))
-        raise ValueError(f"--in-batch-teacher and the loss terms {names} go together: give both or neither")
+    weights = loss_weights(options)
     checkpoint = prepare_folder(options)
     set_seed(options.seed)
     model = DotModel.from_pretrained(
