@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from rankdistill.models.cross_encoder import CrossEncoderModel
     from rankdistill.models.dot import DotModel
     from rankdistill.models.loading import load_model as load
-    from rankdistill.options.training import MarginMSEOptions, TeacherOptions
+    from rankdistill.options.training import MarginMSEOptions, Stage, TeacherOptions
     from rankdistill.records import Qrels, Run
     from rankdistill.retrieval.bm25 import BM25
     from rankdistill.retrieval.index import FlatIndex, build_index
     from rankdistill.retrieval.rerank import rerank
     from rankdistill.retrieval.search import search
     from rankdistill.training.margin_mse import train_margin_mse
+    from rankdistill.training.stages import run_stages
     from rankdistill.training.teacher import train_teacher
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "Qrels",
     "Run",
     "ScoreStore",
+    "Stage",
     "TeacherOptions",
     "__version__",
     "build_index",
@@ -53,6 +55,7 @@ __all__ = [
     "read_run",
     "read_scores",
     "rerank",
+    "run_stages",
     "search",
     "train_margin_mse",
     "train_teacher",
@@ -70,13 +73,14 @@ _HOME = {
     "models.cross_encoder": ("CrossEncoderModel",),
     "models.dot": ("DotModel",),
     "models.loading": ("load",),
-    "options.training": ("MarginMSEOptions", "TeacherOptions"),
+    "options.training": ("MarginMSEOptions", "Stage", "TeacherOptions"),
     "records": ("Qrels", "Run"),
     "retrieval.bm25": ("BM25",),
     "retrieval.index": ("FlatIndex", "build_index"),
     "retrieval.rerank": ("rerank",),
     "retrieval.search": ("search",),
     "training.margin_mse": ("train_margin_mse",),
+    "training.stages": ("run_stages",),
     "training.teacher": ("train_teacher",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

@@ -15,7 +15,7 @@ from rankdistill.errors import RankDistillError
 from rankdistill.options.retrieval import EncodeOptions, EvaluateOptions, IndexOptions, RerankOptions, SearchOptions
 from rankdistill.options.scores import ScoresCompileOptions, ScoresInspectOptions
 from rankdistill.options.scoring import ScoreOptions, TriplesOptions
-from rankdistill.options.training import MarginMSEOptions, TeacherOptions
+from rankdistill.options.training import MarginMSEOptions, Stages, TeacherOptions
 
 __all__ = ["app", "main"]
 
@@ -80,11 +80,11 @@ def train_teacher(options: Annotated[TeacherOptions, _Flat]) -> None:
 
 
 @train.command(name="margin-mse")
-def train_margin_mse(options: Annotated[MarginMSEOptions, _Flat]) -> None:
+def train_margin_mse(options: Annotated[MarginMSEOptions, _Flat], stages: Stages = ()) -> None:
     """Train a student from teacher score files."""
-    from rankdistill.training.margin_mse import train_margin_mse
+    from rankdistill.training.stages import run_stages
 
-    print(f"student written to {train_margin_mse(options)}")
+    print(f"student written to {run_stages(options, stages)}")
 
 
 @app.command

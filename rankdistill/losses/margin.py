@@ -5,22 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rankdistill.losses._common import blank, check_both, mean_over_queries
+
 __all__ = ["margin_mse", "margin_mse_all_pairs"]
 
 
-def _check(student_scores: Tensor, teacher_scores: Tensor) -> None:
-    if student_scores.shape != teacher_scores.shape:
-        raise ValueError(f"shapes differ: student {tuple(student_scores.shape)}, teacher {tuple(teacher_scores.shape)}")
-    if student_scores.ndim != 2 or student_scores.shape[1] < 2:
-        raise ValueError(f"expected scores of shape [B, N] with N >= 2, found {tuple(student_scores.shape)}")
-
-
-def margin_mse(student_scores_BN: Tensor, teacher_scores_BN: Tensor) -> Tensor:
+def margin_mse(student_scores_BN: Tensor, teacher_scores_BN: Tensor, *, mask_BN: Tensor | None = None) -> Tensor:
     """Mean squared difference between the student's and the teacher's margins of doc 0 over every other doc.
 
     Args:
         student_scores_BN: scores of N >= 2 docs for each of B queries; gradients flow.
         teacher_scores_BN: the teacher's scores of the same docs, in the same order.
+        mask_BN: 1 for docs that count; queries whose doc 0 doesn't, or no other one, are left out. None counts all.
 
     Returns:
         A scalar.
@@ -34,9 +30,10 @@ def margin_mse(student_scores_BN: Tensor, teacher_scores_BN: Tensor) -> Tensor:
     Source:
         Hofstätter et al. 2020, arXiv:2010.02666; N = 2 is the published loss.
     """
-    _check(student_scores_BN, teacher_scores_BN)
-    gap_BN = student_scores_BN - teacher_scores_BN
-    return (gap_BN[:, :1] - gap_BN[:, 1:]).square().mean()
+    check_both(student_scores_BN, teacher_scores_BN)
+    gap_BN = blank(student_scores_BN - teacher_scores_BN, mask_BN)
+    squared_BN = (gap_BN[:, :1] - gap_BN[:, 1:]).square()
+    return mean_over_queries(squared_BN, None if mask_BN is None else mask_BN[:, :1] * mask_BN[:, 1:])
 
 
 def margin_mse_all_pairs(student_scores_BN: Tensor, teacher_scores_BN: Tensor, mask_BN: Tensor | None = None) -> Tensor:
@@ -61,10 +58,11 @@ def margin_mse_all_pairs(student_scores_BN: Tensor, teacher_scores_BN: Tensor, m
         Adding a constant to all scores of one query, on either side, changes nothing; nor does the order of docs.
 
     Source:
-        The all-pairs form of Margin-MSE as in SPLADE-v3, arXiv:2403.06789.
+        The all-pairs form of Margin-MSE as in SPLADE-v3, arXiv:2403.06789. Its code divides by N², pairs of a doc with
+        itself included: a weight of 0.05 there is one of 0.05 (N - 1) / N here.
     """
-    _check(student_scores_BN, teacher_scores_BN)
-    gap_BN = student_scores_BN - teacher_scores_BN
+    check_both(student_scores_BN, teacher_scores_BN)
+    gap_BN = blank(student_scores_BN - teacher_scores_BN, mask_BN)
     weight_BN = torch.ones_like(gap_BN) if mask_BN is None else mask_BN.to(gap_BN.dtype)
     count_B1 = weight_BN.sum(1, keepdim=True)
     mean_B1 = (gap_BN * weight_BN).sum(1, keepdim=True) / count_B1.clamp(min=1)

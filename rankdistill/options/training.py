@@ -4,23 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
 
-__all__ = ["IN_BATCH_TERMS", "LOSS_TERMS", "MarginMSEOptions", "TeacherOptions", "TrainingOptions"]
+from cyclopts import Parameter
+
+__all__ = ["LOSS_TERMS", "LossOptions", "MarginMSEOptions", "Stage", "Stages", "TeacherOptions", "TrainingOptions"]
 
 LOSS_TERMS = (
     "margin-mse",
     "margin-mse-all-pairs",
+    "pointwise-mse",
+    "weighted-ranknet",
     "kl",
+    "reverse-kl",
+    "listnet",
+    "lambdarank",
+    "lambda-mrr",
+    "adr-mse",
+    "rankdistil",
     "in-batch-margin-mse",
     "in-batch-kl",
     "infonce",
+    "lce",
     "ranknet",
 )
-
-
-IN_BATCH_TERMS = ("in-batch-margin-mse", "in-batch-kl", "infonce")
-"""Those that need the scores of every query with every doc of the batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +106,37 @@ class TrainingOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MarginMSEOptions(TrainingOptions):
+class LossOptions:
+    """What a student is asked to learn."""
+
+    loss: tuple[str, ...] = ("margin-mse:0.05", "infonce")
+    """Loss terms as NAME or NAME:WEIGHT. From the file's scores: margin-mse (the paper's; doc 0 against each other
+    one), margin-mse-all-pairs, pointwise-mse, weighted-ranknet, kl, reverse-kl, listnet, rankdistil. From their order
+    alone: lambdarank, lambda-mrr, adr-mse. From labels (doc 0 is relevant): infonce (against all docs of the batch),
+    lce (against the row's own), ranknet. From --in-batch-teacher: in-batch-margin-mse, in-batch-kl. The preset
+    splade-v3 is kl:0.99 margin-mse-all-pairs:0.05."""
+
+    teacher_scale: float = 1.0
+    """Multiplies the file's scores. Margin-MSE heeds their scale: cosines, say, want about 20 to suit dot products."""
+
+    temperature: float = 1.0
+    """Divides the student's scores where they become probabilities: kl, reverse-kl, in-batch-kl, listnet, rankdistil,
+    infonce, lce, adr-mse."""
+
+    teacher_share: float = 1.0
+    """Targets of kl, reverse-kl, in-batch-kl and listnet are this much the teacher's scores, and for the rest the
+    student's own (TAID); raise it by stages."""
+
+    num_top: int | None = None
+    """How many of a row's docs, in the teacher's order, are told apart: lambda-mrr and lambdarank give them labels of
+    1 / rank, rankdistil learns their order. All by default."""
+
+    rest_labels: tuple[float, ...] = (-0.25, -0.5)
+    """Labels of the docs after --num-top in lambda-mrr and lambdarank, cut into as many equal groups."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarginMSEOptions(LossOptions, TrainingOptions):
     """Train a student from teacher scores."""
 
     collection: str | None = None
@@ -129,17 +166,6 @@ class MarginMSEOptions(TrainingOptions):
 
     doc_max_length: int = 200
     """Tokens of a document that are read, specials included (the paper: 200)."""
-
-    loss: tuple[str, ...] = ("margin-mse:0.05", "infonce")
-    """Loss terms as NAME or NAME:WEIGHT. From the file's scores: margin-mse (the paper's; doc 0 against each other
-    one), margin-mse-all-pairs, kl. From labels (doc 0 is relevant): infonce (against all docs of the batch),
-    ranknet. From --in-batch-teacher: in-batch-margin-mse, in-batch-kl."""
-
-    teacher_scale: float = 1.0
-    """Multiplies the file's scores. Margin-MSE heeds their scale: cosines, say, want about 20 to suit dot products."""
-
-    temperature: float = 1.0
-    """Divides the student's scores in kl, in-batch-kl and infonce."""
 
     in_batch_teacher: str | None = None
     """A dense teacher (SentenceTransformer) whose scores of every query with every doc of the batch come from
@@ -177,6 +203,45 @@ class MarginMSEOptions(TrainingOptions):
 
     on_bad_row: Literal["error", "skip"] = "error"
     """Malformed rows of the score files: an error, or left out and counted by kind."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage of a training: what differs from the command's own options, where it isn't None."""
+
+    loss: tuple[str, ...] | None = None
+    """Loss terms."""
+
+    scores: tuple[str, ...] | None = None
+    """Teacher score file(s)."""
+
+    num_epochs: float | None = None
+    """Passes over the rows; the command's --max-steps holds no longer."""
+
+    max_steps: int | None = None
+    """Stop after this many steps."""
+
+    learning_rate: float | None = None
+    """Peak learning rate; each stage warms up anew."""
+
+    teacher_share: float | None = None
+    """How much of the targets is the teacher's."""
+
+    num_top: int | None = None
+    """How many of a row's docs are told apart."""
+
+    rest_labels: tuple[float, ...] | None = None
+    """Labels of the other docs."""
+
+
+Stages: TypeAlias = Annotated[
+    tuple[Stage, ...],
+    Parameter(
+        help="Train in stages, one after the other, each from the former's model. Best written in the TOML file, a table "
+        "[[train.margin-mse.stages]] each, with what differs from the other options: loss, scores, num_epochs, max_steps, "
+        "learning_rate, teacher_share, num_top, rest_labels."
+    ),
+]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ teacher whose whole matrix comes from cached vectors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -17,83 +17,57 @@ from accelerate import PartialState
 from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, set_seed
 
-from rankdistill import losses
 from rankdistill.data.batches import BatchPlan
 from rankdistill.data.scores import ScoreStore, open_scores
 from rankdistill.data.tokens import cached_tokens
 from rankdistill.formats.collection import Collection, collection_from_texts, open_collection
 from rankdistill.models.loading import Model
 from rankdistill.models.towers import BatchScores, Tower
-from rankdistill.options.training import LOSS_TERMS, MarginMSEOptions
+from rankdistill.options.training import LossOptions, MarginMSEOptions
 from rankdistill.retrieval.bm25 import bm25_search
 from rankdistill.training.rows import CrossSource, DenseTeacher, Placed, TowerSource, batch_plan, place
 from rankdistill.training.run import prepare_folder, run_training, trainer_arguments, write_config
 from rankdistill.training.students import check_terms, new_student
 from rankdistill.training.teacher_vectors import cached_vectors
+from rankdistill.training.terms import TERMS, needs_dense_teacher, needs_in_batch, parse_loss, term_loss
 from rankdistill.training.trainer import Batch, DistillationTrainer, Objective
 from rankdistill.training.validation import dev_qrels, validator
 
-__all__ = ["parse_loss", "score_objective", "train_margin_mse"]
-
-_FROM_DENSE_TEACHER = {"in-batch-margin-mse", "in-batch-kl"}
+__all__ = ["loss_weights", "score_objective", "train_margin_mse"]
 
 
-def parse_loss(terms: Sequence[str]) -> dict[str, float]:
-    """Weights by term, of `NAME` or `NAME:WEIGHT`.
-
-    Raises:
-        ValueError: for an unknown name, a weight that is no positive number, or a term given twice.
-    """
-    weights: dict[str, float] = {}
-    for term in terms:
-        name, _, weight = term.partition(":")
-        if name not in LOSS_TERMS:
-            raise ValueError(f'loss "{name}" does not exist: there are {", ".join(LOSS_TERMS)}')
-        if name in weights:
-            raise ValueError(f'loss "{name}" is given twice; give it once, as {name}:WEIGHT')
-        try:
-            weights[name] = float(weight or 1)
-        except ValueError:
-            weights[name] = 0.0
-        if not 0 < weights[name] < float("inf"):
-            raise ValueError(f'expected a positive weight in "{term}", as in "{name}:0.5"')
-    if not weights:
-        raise ValueError(f"expected at least one loss term of {', '.join(LOSS_TERMS)}")
-    return weights
-
-
-def score_objective(weights: Mapping[str, float], temperature: float = 1.0, teacher_scale: float = 1.0) -> Objective:
+def score_objective(weights: Mapping[str, float], options: LossOptions) -> Objective:
     """The weighted loss terms of a student's scores.
 
     A student gives the scores [B, M] of every query with every doc of the batch, or those [B, N] of each row's own docs;
     the latter has no in-batch terms.
     """
 
-    def term(name: str, batch: Batch, found: BatchScores) -> Tensor:
-        if name == "infonce":
-            positives_B = batch["doc_columns"][:, 0]
-            return losses.infonce(found.scores, positives_B, temperature=temperature, mask_BM=batch["negatives"])
-        if name == "in-batch-margin-mse":
-            return losses.margin_mse_all_pairs(found.scores, batch["in_batch_scores"])
-        if name == "in-batch-kl":
-            return losses.kl_divergence(found.scores, batch["in_batch_scores"], student_temperature=temperature)
-        scores_BN = found.own(batch["doc_columns"]) if found.in_batch else found.scores
-        if name == "ranknet":
-            return losses.ranknet(scores_BN)
-        teacher_BN = batch["teacher_scores"] * teacher_scale
-        if name == "margin-mse":
-            return losses.margin_mse(scores_BN, teacher_BN)
-        if name == "margin-mse-all-pairs":
-            return losses.margin_mse_all_pairs(scores_BN, teacher_BN)
-        assert name == "kl"
-        return losses.kl_divergence(scores_BN, teacher_BN, student_temperature=temperature)
-
     def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         found: BatchScores = model(batch)
         with torch.autocast(found.scores.device.type, enabled=False):  # losses in fp32
-            return {name: weight * term(name, batch, found) for name, weight in weights.items()}
+            terms = {}
+            for name, weight in weights.items():
+                scores = found.scores
+                if found.in_batch and not needs_in_batch(name):
+                    scores = found.own(batch["doc_columns"])
+                terms[name] = weight * term_loss(name, scores, batch, options)
+            return terms
 
     return objective
+
+
+def loss_weights(options: MarginMSEOptions) -> dict[str, float]:
+    """Weights of the loss terms that the options ask for.
+
+    Raises:
+        ValueError: for terms that don't exist, or that don't go with the other options.
+    """
+    weights = parse_loss(options.loss)
+    if any(map(needs_dense_teacher, weights)) != (options.in_batch_teacher is not None):
+        names = ", ".join(filter(needs_dense_teacher, TERMS))
+        raise ValueError(f"--in-batch-teacher and the loss terms {names} go together: give both or neither")
+    return weights
 
 
 def train_margin_mse(options: MarginMSEOptions) -> Path:
@@ -108,11 +82,7 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
         BadDataError: for malformed rows.
         FileExistsError: if the output folder holds a run.
     """
-    weights = parse_loss(options.loss)
-    needs_dense = bool(_FROM_DENSE_TEACHER & set(weights))
-    if needs_dense != (options.in_batch_teacher is not None):
-        names = ", ".join(sorted(_FROM_DENSE_TEACHER))
-        raise ValueError(f"--in-batch-teacher and the loss terms {names} go together: give both or neither")
+    weights = loss_weights(options)
     if options.dev_split is not None and options.dev_mode == "retrieve" and options.student != "dot":
         raise ValueError(f"a {options.student} student is validated by --dev-mode rerank; only dot students retrieve")
     checkpoint = prepare_folder(options)
@@ -147,7 +117,7 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
         model,
         arguments,
         source=source,
-        objective=score_objective(weights, options.temperature, options.teacher_scale),
+        objective=score_objective(weights, options),
         validate=_validation(options, collection) if with_dev else None,
         callbacks=[EarlyStoppingCallback(options.patience)] if with_dev and options.patience else None,
     )

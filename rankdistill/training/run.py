@@ -105,7 +105,7 @@ def _dtype(options: TrainingOptions, device: torch.device) -> torch.dtype:
     return fast_dtype(device) if name == "auto" else getattr(torch, name)
 
 
-def write_config(options: TrainingOptions, arguments: TrainingArguments, **facts: Any) -> None:
+def write_config(options: TrainingOptions, arguments: TrainingArguments | None, **facts: Any) -> None:
     """config.json: all options, the versions, the machine and what was found in the data; enough to repeat the run."""
     versions = {}
     for package in _PACKAGES:
@@ -117,7 +117,7 @@ def write_config(options: TrainingOptions, arguments: TrainingArguments, **facts
         "command": type(options).__name__.removesuffix("Options"),
         "options": {key: _plain(value) for key, value in dataclasses.asdict(options).items()},
         "argv": sys.argv,
-        "dtype": "bfloat16" if arguments.bf16 else "float32",
+        **({} if arguments is None else {"dtype": "bfloat16" if arguments.bf16 else "float32"}),
         "versions": versions,
         "python": platform.python_version(),
         "machine": {
@@ -158,8 +158,9 @@ def run_training(
             **(best if trainer.args.load_best_model_at_end else {}),
         }
         metrics = {"summary": summary, "log": trainer.state.log_history}
-        (options.output_dir / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
         (model_dir / "README.md").write_text(model_card(model, options, {**card, **summary}), encoding="utf-8")
+        # Last, since it says that the run is finished.
+        (options.output_dir / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
     return model_dir
 
 

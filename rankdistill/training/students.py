@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from rankdistill.models.cross_encoder import CrossEncoderModel
 from rankdistill.models.dot import DotModel
 from rankdistill.models.loading import Model
-from rankdistill.options.training import IN_BATCH_TERMS, MarginMSEOptions
+from rankdistill.options.training import MarginMSEOptions
+from rankdistill.training.terms import TERMS, needs_in_batch
 
 __all__ = ["check_terms", "new_student"]
 
@@ -43,9 +44,9 @@ def check_terms(student: Model, terms: Iterable[str]) -> None:
     Raises:
         ValueError: if a term needs scores of every query with every doc, and the student scores its rows' own docs only.
     """
-    wrong = [name for name in terms if name in IN_BATCH_TERMS]
+    wrong = list(filter(needs_in_batch, terms))
     if wrong and not student.scores_in_batch:
         raise ValueError(
             f"loss {wrong[0]} needs scores of every query with every doc of the batch, and a {student.architecture} student "
-            f"scores each row's own docs only; leave out {', '.join(IN_BATCH_TERMS)}"
+            f"scores each row's own docs only; leave out {', '.join(filter(needs_in_batch, TERMS))}"
         )

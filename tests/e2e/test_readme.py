@@ -36,3 +36,15 @@ def test_the_readmes_command_lines_parse(words: list[str]) -> None:
 
     _, bound, *_ = app.parse_args(words[1:], exit_on_error=False, print_error=False)
     assert bound.arguments
+
+
+def test_the_readmes_config_file_parses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cyclopts.config import Toml
+
+    from rankdistill.cli import app
+
+    (text,) = re.findall(r"```toml\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    (tmp_path / "stages.toml").write_text(text, encoding="utf-8")
+    monkeypatch.setattr(app, "config", (Toml(tmp_path / "stages.toml", must_exist=True),))
+    _, bound, *_ = app.parse_args(["train", "margin-mse"], exit_on_error=False, print_error=False)
+    assert [stage.num_top for stage in bound.arguments["stages"]] == [20, 30]

@@ -3,27 +3,88 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from rankdistill import losses
+from rankdistill.data.curriculum import rank_labels
 from rankdistill.errors import MissingIdsError
 from rankdistill.formats.collection import collection_from_texts
 from rankdistill.formats.triples import Triple
 from rankdistill.models.precision import fast_dtype
 from rankdistill.models.towers import BatchScores
-from rankdistill.options.training import LOSS_TERMS, MarginMSEOptions
-from rankdistill.training.margin_mse import parse_loss, score_objective
+from rankdistill.options import training as options_module
+from rankdistill.options.training import LOSS_TERMS, LossOptions, MarginMSEOptions
+from rankdistill.training.margin_mse import score_objective
 from rankdistill.training.rows import place
 from rankdistill.training.run import prepare_folder
 from rankdistill.training.teacher import rows_of_triples
+from rankdistill.training.terms import PRESETS, TERMS, needs_dense_teacher, needs_in_batch, parse_loss, term_loss
 from rankdistill.training.trainer import last_checkpoint
 
 
 def test_loss_terms_are_names_with_weights() -> None:
     assert parse_loss(["margin-mse", "infonce:0.5"]) == {"margin-mse": 1.0, "infonce": 0.5}
+    assert parse_loss(["splade-v3", "lce"]) == {"kl": 0.99, "margin-mse-all-pairs": 0.05, "lce": 1.0}
+    assert all(parse_loss(terms) for terms in PRESETS.values())
+
+
+def test_the_table_holds_the_terms_that_the_options_name() -> None:
+    assert tuple(TERMS) == LOSS_TERMS
+    assert LossOptions.__doc__
+    help_text = (Path(options_module.__file__)).read_text(encoding="utf-8")
+    described = help_text.split("Loss terms as NAME or NAME:WEIGHT")[1].split("teacher_scale")[0]
+    assert set(LOSS_TERMS) <= set(re.findall(r"[a-z-]+", described))
+
+
+ARRAYS = {
+    "own": {"teacher_scores"},
+    "labels": set(),
+    "in-batch labels": {"doc_columns", "negatives"},
+    "in-batch teacher": {"in_batch_scores"},
+}
+
+
+@pytest.mark.parametrize("name", LOSS_TERMS)
+def test_a_term_gets_by_with_what_it_says_it_needs(name: str) -> None:
+    needs = TERMS[name].needs
+    whole = {
+        "teacher_scores": torch.tensor([[3.0, 1.0], [0.5, 2.0]]),
+        "doc_columns": torch.tensor([[0, 2], [1, 0]]),
+        "negatives": torch.ones(2, 3, dtype=torch.bool),
+        "in_batch_scores": torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 1.0]]),
+    }
+    scores = torch.randn(2, 3 if needs_in_batch(name) else 2, requires_grad=True)
+    loss = term_loss(name, scores, {key: whole[key] for key in ARRAYS[needs]}, LossOptions(teacher_share=0.7))
+    (gradient,) = torch.autograd.grad(loss, scores)
+    assert gradient.abs().sum() > 0
+    assert needs_in_batch(name) == ("in-batch" in needs)
+    assert needs_dense_teacher(name) == (needs == "in-batch teacher")
+
+
+def test_a_teacher_share_moves_targets_towards_the_student() -> None:
+    scores, batch = torch.tensor([[2.0, 0.0, 1.0]]), {"teacher_scores": torch.tensor([[0.0, 3.0, 1.0]])}
+    values = [
+        float(term_loss("kl", scores, batch, LossOptions(teacher_share=share, temperature=2.0)))
+        for share in (0, 0.5, 1)
+    ]
+    assert values[0] == pytest.approx(0, abs=1e-6)
+    assert values == sorted(values)
+    assert values[2] == pytest.approx(
+        float(losses.kl_divergence(scores, batch["teacher_scores"], student_temperature=2))
+    )
+
+
+def test_orders_are_drawn_anew_each_step_from_the_generator_that_checkpoints_hold() -> None:
+    scores, batch = torch.arange(9.0)[None], {"teacher_scores": torch.zeros(1, 9)}
+    torch.manual_seed(0)
+    first, second = (float(term_loss("rankdistil", scores, batch, LossOptions())) for _ in range(2))
+    torch.manual_seed(0)
+    assert float(term_loss("rankdistil", scores, batch, LossOptions())) == first != second
 
 
 @pytest.mark.parametrize(
@@ -42,8 +103,6 @@ def test_bad_loss_terms_are_explained(terms: list[str], message: str) -> None:
 
 
 def test_every_loss_term_is_computed_from_the_scores_it_speaks_of() -> None:
-    from rankdistill import losses
-
     scores = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
 
     def model(batch: object) -> BatchScores:
@@ -58,19 +117,30 @@ def test_every_loss_term_is_computed_from_the_scores_it_speaks_of() -> None:
     }
     own = scores.gather(1, columns)
     teacher, whole = batch["teacher_scores"], batch["in_batch_scores"]
+    scaled, labels = 20 * teacher, rank_labels(teacher, 1, (0.5,))
+    torch.manual_seed(3)
     expected = {
-        "margin-mse": losses.margin_mse(own, teacher),
-        "margin-mse-all-pairs": losses.margin_mse_all_pairs(own, teacher),
-        "kl": losses.kl_divergence(own, teacher, student_temperature=2.0),
+        "margin-mse": losses.margin_mse(own, scaled),
+        "margin-mse-all-pairs": losses.margin_mse_all_pairs(own, scaled),
+        "pointwise-mse": losses.pointwise_mse(own, scaled),
+        "weighted-ranknet": losses.weighted_ranknet(own, scaled),
+        "kl": losses.kl_divergence(own, scaled, student_temperature=2.0),
+        "reverse-kl": losses.kl_divergence(own, scaled, student_temperature=2.0, direction="reverse"),
+        "listnet": losses.listnet(own, scaled, student_temperature=2.0),
+        "lambdarank": losses.lambdarank(own, labels),
+        "lambda-mrr": losses.lambda_mrr(own, labels),
+        "adr-mse": losses.adr_mse(own, teacher, temperature=2.0),
+        "rankdistil": losses.rankdistil(own / 2, losses.plackett_luce_orders(scaled, 8), top_k=1),
         "in-batch-margin-mse": losses.margin_mse_all_pairs(scores, whole),
         "in-batch-kl": losses.kl_divergence(scores, whole, student_temperature=2.0),
         "infonce": losses.infonce(scores, columns[:, 0], temperature=2.0, mask_BM=batch["negatives"]),
+        "lce": losses.localized_contrastive(own, temperature=2.0),
         "ranknet": losses.ranknet(own),
     }
     assert set(expected) == set(LOSS_TERMS)
-    terms = score_objective(dict.fromkeys(LOSS_TERMS, 0.5), temperature=2.0)(model, batch)
-    scaled = score_objective({"margin-mse": 1.0}, teacher_scale=20.0)(model, batch)["margin-mse"]
-    torch.testing.assert_close(scaled, losses.margin_mse(own, 20 * teacher))
+    chosen = LossOptions(temperature=2.0, teacher_scale=20.0, num_top=1, rest_labels=(0.5,))
+    torch.manual_seed(3)
+    terms = score_objective(dict.fromkeys(LOSS_TERMS, 0.5), chosen)(model, batch)
     for name, value in expected.items():
         torch.testing.assert_close(terms[name], 0.5 * value, msg=name)
 

@@ -1,0 +1,114 @@
+"""Training in stages: a list of what changes, run one after the other, each stage from the former's model.
+
+A curriculum (CL-DRD: more and more docs of a row told apart, arXiv:2204.13679), TAID by steps, or general data before the task's
+own: each is such a list.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+
+from rankdistill.options.training import MarginMSEOptions, Stage
+from rankdistill.training.margin_mse import loss_weights, train_margin_mse
+from rankdistill.training.run import prepare_folder, write_config
+from rankdistill.training.terms import needs_dense_teacher, parse_loss
+
+__all__ = ["run_stages", "stage_options"]
+
+
+def stage_options(options: MarginMSEOptions, stages: Sequence[Stage]) -> list[MarginMSEOptions]:
+    """The options of each stage's run: the common ones with what the stage changes.
+
+    Stage k is in `output_dir/stage-k`, starts from the former's best model (without validation, its last), keeps its layers
+    and projection, and has a seed of its own. An in-batch teacher goes to the stages whose loss needs it.
+
+    Raises:
+        ValueError: for a stage whose loss doesn't exist or doesn't go with the other options.
+    """
+    runs: list[MarginMSEOptions] = []
+    for number, stage in enumerate(stages, 1):
+        changes = _changes(stage)
+        if "num_epochs" in changes:
+            changes.setdefault("max_steps", -1)
+        if runs:
+            changes |= {"init": str(runs[-1].output_dir / "model"), "num_layers": None, "projection_dim": None}
+        changes |= {"output_dir": options.output_dir / f"stage-{number}", "seed": options.seed + number - 1}
+        runs.append(dataclasses.replace(options, **changes))
+    needing = [any(map(needs_dense_teacher, parse_loss(run.loss))) for run in runs]
+    if any(needing):
+        runs = [
+            run if needs else dataclasses.replace(run, in_batch_teacher=None)
+            for run, needs in zip(runs, needing, strict=True)
+        ]
+    for run in runs:
+        loss_weights(run)
+    return runs
+
+
+def run_stages(options: MarginMSEOptions, stages: Sequence[Stage] = ()) -> Path:
+    """Trains a student in stages; without any, as `train_margin_mse` does.
+
+    With `options.resume`, finished stages aren't run again, and the one that was interrupted goes on where it was.
+
+    Returns:
+        The folder of the last stage's model, copied to `output_dir/model`.
+
+    Raises:
+        ValueError: for options that contradict each other, or a finished stage that was trained with others.
+        FileExistsError: if the output folder holds a run, and neither resume nor overwrite is asked for.
+    """
+    if not stages:
+        return train_margin_mse(options)
+    runs = stage_options(options, stages)
+    state = PartialState(cpu=options.device == "cpu")
+    with state.main_process_first():
+        prepare_folder(options)
+    finished = [_finished(run, stage) for run, stage in zip(runs, stages, strict=True)]
+    state.wait_for_everyone()
+    if state.is_main_process:
+        write_config(options, None, stages=[_changes(stage) for stage in stages])
+    for run, done in zip(runs, finished, strict=True):
+        if not done:
+            train_margin_mse(run)
+        state.wait_for_everyone()  # the next stage reads what the main process wrote
+    model_dir = options.output_dir / "model"
+    if state.is_main_process:
+        shutil.copytree(runs[-1].output_dir / "model", model_dir, dirs_exist_ok=True)
+        summaries = [_read(run.output_dir / "metrics.json")["summary"] for run in runs]
+        total = {key: sum(summary[key] for summary in summaries) for key in ("seconds", "steps")}
+        metrics = {"summary": total, "stages": summaries}
+        (options.output_dir / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    state.wait_for_everyone()
+    return model_dir
+
+
+def _changes(stage: Stage) -> dict[str, Any]:
+    return {key: value for key, value in dataclasses.asdict(stage).items() if value is not None}
+
+
+def _finished(run: MarginMSEOptions, stage: Stage) -> bool:
+    """Whether a stage was run to its end. It must have been this one: a changed stage isn't passed off as trained."""
+    try:
+        _read(run.output_dir / "metrics.json")
+    except (OSError, ValueError):  # not begun, killed, or killed while writing
+        return False
+    trained = _read(run.output_dir / "config.json")["options"]
+    for key in (field.name for field in dataclasses.fields(stage)):
+        wanted, found = json.loads(json.dumps(getattr(run, key))), trained.get(key)
+        if wanted != found:
+            raise ValueError(
+                f"{run.output_dir}: expected a finished stage with {key}={wanted!r}, found one with {found!r}; "
+                "choose another --output-dir, or pass --overwrite without --resume"
+            )
+    return True
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
