@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+from rankdistill.options.students import ColbertOptions
 
 __all__ = ["IN_BATCH_TERMS", "LOSS_TERMS", "MarginMSEOptions", "TeacherOptions", "TrainingOptions"]
 
@@ -107,9 +109,13 @@ class MarginMSEOptions(TrainingOptions):
     """Teacher score file(s) in a published format (5-column ids or text, margins, n-way JSON lines; plain, .gz or
     .zst), a glob, or a compiled store."""
 
-    student: Literal["dot", "cross-encoder"] = "dot"
-    """Architecture of the student. dot: one vector a text, compared by dot product. cross-encoder: query and document
-    read together; it scores the rows' own docs only, so it has no in-batch losses."""
+    student: Literal["dot", "colbert", "cross-encoder"] = "dot"
+    """Architecture of the student. dot: one vector a text, compared by dot product. colbert: one vector a token, compared by
+    MaxSim. cross-encoder: query and document read together; it scores the rows' own docs only, so it has no in-batch
+    losses."""
+
+    colbert: ColbertOptions = field(default_factory=ColbertOptions)
+    """For --student colbert."""
 
     pooling: Literal["mean", "cls"] = "mean"
     """How token states become one vector."""

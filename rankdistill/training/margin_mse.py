@@ -26,6 +26,7 @@ from rankdistill.models.loading import Model
 from rankdistill.models.towers import BatchScores, Tower
 from rankdistill.options.training import LOSS_TERMS, MarginMSEOptions
 from rankdistill.retrieval.bm25 import bm25_search
+from rankdistill.retrieval.index import searches
 from rankdistill.training.rows import CrossSource, DenseTeacher, Placed, TowerSource, batch_plan, place
 from rankdistill.training.run import prepare_folder, run_training, trainer_arguments, write_config
 from rankdistill.training.students import check_terms, new_student
@@ -100,7 +101,7 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
     """Trains a student from teacher score files.
 
     Returns:
-        The folder of the trained model, a SentenceTransformer.
+        The folder of the trained model.
 
     Raises:
         ValueError: for options that contradict each other.
@@ -113,12 +114,14 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
     if needs_dense != (options.in_batch_teacher is not None):
         names = ", ".join(sorted(_FROM_DENSE_TEACHER))
         raise ValueError(f"--in-batch-teacher and the loss terms {names} go together: give both or neither")
-    if options.dev_split is not None and options.dev_mode == "retrieve" and options.student != "dot":
-        raise ValueError(f"a {options.student} student is validated by --dev-mode rerank; only dot students retrieve")
     checkpoint = prepare_folder(options)
     set_seed(options.seed)
     model = new_student(options)
     check_terms(model, weights)
+    if options.dev_split is not None and options.dev_mode == "retrieve" and not searches(model):
+        raise ValueError(
+            f"a {options.student} student is validated by --dev-mode rerank; it can't search all documents"
+        )
     state = PartialState(cpu=options.device == "cpu")
     with state.main_process_first():  # the first process fills the caches, the others read them
         store = open_scores(options.scores, format=options.format, on_bad_row=options.on_bad_row)

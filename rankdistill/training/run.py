@@ -24,6 +24,12 @@ from rankdistill.training.trainer import DistillationTrainer, last_checkpoint
 
 __all__ = ["model_card", "prepare_folder", "run_training", "trainer_arguments", "write_config"]
 
+# How a model is loaded by sentence-transformers, what the hub calls its task, and how it scores.
+_CARDS = {
+    "cross-encoder": ("CrossEncoder", "text-ranking", "Scores are raw logits."),
+    "dot": ("SentenceTransformer", "sentence-similarity", "Pairs are scored by dot product."),
+    "colbert": ("MultiVectorEncoder", "sentence-similarity", "Pairs are scored by MaxSim of their tokens' vectors."),
+}
 _PACKAGES = ("rankdistill", "torch", "transformers", "accelerate", "tokenizers", "numpy")
 
 
@@ -165,9 +171,7 @@ def run_training(
 
 def model_card(model: nn.Module, options: TrainingOptions, facts: Mapping[str, Any]) -> str:
     """A model card in the hub's form: how it was made, how it's loaded."""
-    kind, task, scored = "CrossEncoder", "text-ranking", "Scores are raw logits."
-    if hasattr(model, "pooling"):
-        kind, task, scored = "SentenceTransformer", "sentence-similarity", "Pairs are scored by dot product."
+    kind, task, scored = _CARDS[str(getattr(model, "architecture", "cross-encoder"))]
     load = f"from sentence_transformers import {kind}\n\nmodel = {kind}(PATH)"
     size = sum(parameter.numel() for parameter in model.parameters())
     rows = "".join(f"| {key.replace('_', ' ')} | {value} |\n" for key, value in facts.items())

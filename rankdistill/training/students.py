@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from rankdistill.models.colbert import PUNCTUATION, ColbertModel, Expansion
 from rankdistill.models.cross_encoder import CrossEncoderModel
 from rankdistill.models.dot import DotModel
 from rankdistill.models.loading import Model
@@ -23,6 +24,8 @@ def new_student(options: MarginMSEOptions) -> Model:
             max_length=options.query_max_length + options.doc_max_length,
             new_head=True,
         )
+    if options.student == "colbert":
+        return _colbert(options)
     assert options.student == "dot"
     return DotModel.from_pretrained(
         options.init,
@@ -32,6 +35,26 @@ def new_student(options: MarginMSEOptions) -> Model:
         projection_dim=options.projection_dim,
         normalize=False,
         **lengths,
+    )
+
+
+def _colbert(options: MarginMSEOptions) -> ColbertModel:
+    own = options.colbert
+    expansion: Expansion | None = None
+    if own.expansion != "none":
+        length = options.query_max_length if own.expansion == "fixed" else own.num_masks
+        expansion = Expansion(own.expansion, length, own.attend_masks)
+    return ColbertModel.from_pretrained(
+        options.init,
+        device="cpu",
+        num_layers=options.num_layers,
+        dim=own.dim,
+        normalize=own.normalize,
+        expansion=expansion,
+        markers=own.markers,
+        skip_words=PUNCTUATION if own.skip_punctuation else (),
+        query_max_length=options.query_max_length,
+        doc_max_length=options.doc_max_length,
     )
 
 
