@@ -15,7 +15,14 @@ from rankdistill.models.loading import load_model
 from rankdistill.retrieval.rerank import score_pairs
 
 QUERIES = ["sort a list", "read a file, line by line", "x", ""]
-DOCS = ["a list of dictionaries: sorted by value; in descending order", "open(path).readlines()", "x", "", "...", "y " * 90]
+DOCS = [
+    "a list of dictionaries: sorted by value; in descending order",
+    "open(path).readlines()",
+    "x",
+    "",
+    "...",
+    "y " * 90,
+]
 
 
 def our_scores(model: Any) -> np.ndarray:
