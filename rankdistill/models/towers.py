@@ -93,6 +93,8 @@ class Tower(nn.Module):
 
     def tokenize(self, texts: Sequence[str], kind: Kind) -> list[list[int]]:
         """Token ids of each text after its kind's prompt, specials included, cut at the length of its kind."""
+        if not texts:  # which the tokenizer can't do
+            return []
         is_query = kind == "query"
         limit = self.query_max_length if is_query else self.doc_max_length
         prompt = self.query_prompt if is_query else self.doc_prompt

@@ -209,9 +209,9 @@ def _shortlist(
 def _blocks(queries: Mapping[str, Array]) -> list[list[str]]:
     """Queries in blocks of at most `_QUERY_TOKENS` tokens."""
     blocks: list[list[str]] = []
-    size = _QUERY_TOKENS
+    size = 0
     for query_id, states_LD in queries.items():
-        if size + len(states_LD) > _QUERY_TOKENS:
+        if not blocks or size + len(states_LD) > _QUERY_TOKENS:
             blocks.append([])
             size = 0
         blocks[-1].append(query_id)
