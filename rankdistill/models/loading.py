@@ -11,16 +11,21 @@ from rankdistill.models.colbert import ColbertModel
 from rankdistill.models.cross_encoder import CrossEncoderModel
 from rankdistill.models.dot import DotModel
 from rankdistill.models.layout import model_type
+from rankdistill.models.splade import SpladeModel
 from rankdistill.models.towers import OWN_CONFIG, Tower, read_json
 
 __all__ = ["Model", "load_model"]
 
 Model: TypeAlias = Tower | CrossEncoderModel
 
-_ARCHITECTURES: dict[str, type[DotModel] | type[ColbertModel] | type[CrossEncoderModel]] = {
-    kind.architecture: kind for kind in (DotModel, ColbertModel, CrossEncoderModel)
+_ARCHITECTURES: dict[str, type[DotModel] | type[ColbertModel] | type[SpladeModel] | type[CrossEncoderModel]] = {
+    kind.architecture: kind for kind in (DotModel, ColbertModel, SpladeModel, CrossEncoderModel)
 }
-_OF_SENTENCE_TRANSFORMERS = {"MultiVectorEncoder": ColbertModel, "ColBERT": ColbertModel}
+_OF_SENTENCE_TRANSFORMERS: dict[str, type[ColbertModel] | type[SpladeModel]] = {
+    "MultiVectorEncoder": ColbertModel,
+    "ColBERT": ColbertModel,
+    "SparseEncoder": SpladeModel,
+}
 
 
 def load_model(name_or_path: str | Path, *, device: str = "auto") -> Model:
@@ -49,7 +54,8 @@ def load_model(name_or_path: str | Path, *, device: str = "auto") -> Model:
         return kind.from_pretrained(path, device=device)
     theirs = model_type(path)
     if theirs is not None:
-        return _OF_SENTENCE_TRANSFORMERS.get(theirs, DotModel).from_pretrained(path, device=device)
+        chosen = _OF_SENTENCE_TRANSFORMERS.get(theirs)
+        return (chosen or DotModel).from_pretrained(path, device=device)
     if not (path / "config.json").is_file():
         raise FileNotFoundError(f"{path}: expected a model (config.json), found none; check the path")
     architectures = read_json(path / "config.json").get("architectures") or []

@@ -35,11 +35,12 @@ class _ModelOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeOptions(_ModelOptions, _CollectionOptions):
-    """What a model makes of documents, on disk: vectors, or states of their tokens. Run again after an interruption, it
-    goes on."""
+    """What a model makes of documents, on disk: vectors, states of their tokens, or weights of terms. Run again after an
+    interruption, it goes on."""
 
     output: Output
-    """The folder to write: vectors.npy (or states.bin and lengths.bin), ids.txt, manifest.json."""
+    """The folder to write: vectors.npy (or states.bin, or terms.bin and weights.bin, with lengths.bin), ids.txt,
+    manifest.json."""
 
     shard_size: int = 50_000
     """Documents between two points from which an interrupted run can go on."""
@@ -47,10 +48,14 @@ class EncodeOptions(_ModelOptions, _CollectionOptions):
     store_dtype: Literal["float32", "float16"] = "float32"
     """What the numbers are stored in; float16 halves the disk space."""
 
+    min_weight: float = 0.0
+    """Of sparse models (splade): terms of a document that weigh no more than this are dropped."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class IndexOptions:
-    """An index over what `encode` wrote: exact, by FAISS, over vectors; over states of tokens as --centroids says."""
+    """An index over what `encode` wrote: exact, by FAISS, over vectors; inverted over weights of terms; over states of tokens
+    as --centroids says."""
 
     vectors: Path
     """The folder that `encode` wrote."""

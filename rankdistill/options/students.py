@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["ColbertOptions"]
+__all__ = ["ColbertOptions", "SpladeOptions"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,3 +34,24 @@ class ColbertOptions:
 
     skip_punctuation: bool = False
     """Punctuation in documents doesn't count, as in ColBERT; for prose, not for code."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpladeOptions:
+    """Of the SPLADE student."""
+
+    new_head: bool = False
+    """Let an --init without masked-language-model head (MiniLM, say) get one: tied to the input embeddings, and starting
+    as a bag of words."""
+
+    docs_weight: float = 3e-5
+    """Weight of the penalty flops-docs, which makes documents sparse."""
+
+    queries_weight: float = 5e-5
+    """Weight of the penalty on queries."""
+
+    queries_penalty: Literal["flops", "l1"] = "flops"
+    """flops-queries evens out the use of terms; l1-queries makes queries short."""
+
+    penalty_warmup: float = 1 / 3
+    """Share of the steps over which the penalties' weights rise from 0, quadratically."""

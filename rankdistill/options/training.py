@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from rankdistill.options.students import ColbertOptions
+from rankdistill.options.students import ColbertOptions, SpladeOptions
 
 __all__ = ["IN_BATCH_TERMS", "LOSS_TERMS", "MarginMSEOptions", "TeacherOptions", "TrainingOptions"]
 
@@ -109,13 +109,16 @@ class MarginMSEOptions(TrainingOptions):
     """Teacher score file(s) in a published format (5-column ids or text, margins, n-way JSON lines; plain, .gz or
     .zst), a glob, or a compiled store."""
 
-    student: Literal["dot", "colbert", "cross-encoder"] = "dot"
+    student: Literal["dot", "colbert", "splade", "cross-encoder"] = "dot"
     """Architecture of the student. dot: one vector a text, compared by dot product. colbert: one vector a token, compared by
-    MaxSim. cross-encoder: query and document read together; it scores the rows' own docs only, so it has no in-batch
-    losses."""
+    MaxSim. splade: weights of the vocabulary's terms, compared by dot product. cross-encoder: query and document read
+    together; it scores the rows' own docs only, so it has no in-batch losses."""
 
     colbert: ColbertOptions = field(default_factory=ColbertOptions)
     """For --student colbert."""
+
+    splade: SpladeOptions = field(default_factory=SpladeOptions)
+    """For --student splade."""
 
     pooling: Literal["mean", "cls"] = "mean"
     """How token states become one vector."""

@@ -12,7 +12,7 @@ from rankdistill.models.loading import load_model
 from rankdistill.options.retrieval import EncodeOptions, IndexOptions, RerankOptions, SearchOptions
 from rankdistill.records import Run
 from rankdistill.retrieval.bm25 import BM25
-from rankdistill.retrieval.index import TokenIndex, faiss_module, index_of, load_index
+from rankdistill.retrieval.index import TokenIndex, index_of, load_index
 from rankdistill.retrieval.precompute import load_precomputed, precompute
 from rankdistill.retrieval.rerank import rerank
 from rankdistill.retrieval.search import search
@@ -32,6 +32,7 @@ def run_encode(options: EncodeOptions) -> None:
         options.output,
         shard_size=options.shard_size,
         store_dtype=options.store_dtype,
+        min_weight=options.min_weight,
         batch_tokens=options.batch_tokens,
         dtype=options.dtype,
     )
@@ -41,7 +42,6 @@ def run_encode(options: EncodeOptions) -> None:
 
 def run_index(options: IndexOptions) -> None:
     """Builds an index over a folder of `encode`."""
-    faiss_module()
     encoded = load_precomputed(options.vectors)
     index = index_of(encoded, device="cpu", num_centroids=options.centroids)
     index.save(options.output)

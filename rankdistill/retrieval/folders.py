@@ -33,9 +33,12 @@ __all__ = [
     "Writer",
     "fill_folder",
     "hash_texts",
+    "index_facts",
+    "load_arrays",
     "open_folder",
     "read_manifest",
     "read_ragged",
+    "save_arrays",
 ]
 
 
@@ -207,6 +210,52 @@ def read_ragged(folder: Path, num_rows: int, columns: Columns) -> tuple[NDArray[
             raise BadStoreError(f"{wanted:,} bytes", f"{path.stat().st_size:,}", _remedy(folder), str(path))
         found[name] = np.memmap(path, dtype, "r", shape=whole) if wanted else np.zeros(whole, dtype)
     return offsets, found
+
+
+def save_arrays(
+    folder: str | os.PathLike[str], format: str, doc_ids: Sequence[str], arrays: Mapping[str, NDArray[Any]]
+) -> None:
+    """Writes an index that is a number of arrays: `NAME.npy` of each, ids.txt, and index.json, which says what there is."""
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    for name, array in arrays.items():
+        np.save(path / f"{name}.npy", array)
+    (path / "ids.txt").write_text("".join(f"{doc_id}\n" for doc_id in doc_ids), encoding="utf-8")
+    stated = {
+        "format": format,
+        "num_docs": len(doc_ids),
+        "shapes": {name: array.shape for name, array in arrays.items()},
+    }
+    (path / "index.json").write_text(json.dumps(stated) + "\n", encoding="utf-8")  # last: its parts are there
+
+
+def load_arrays(folder: str | os.PathLike[str], format: str) -> tuple[list[str], dict[str, NDArray[Any]]]:
+    """Reads what `save_arrays` wrote: ids, and the arrays, memory-mapped.
+
+    Raises:
+        BadStoreError: if the folder isn't such an index, or its parts don't belong together.
+    """
+    path = Path(folder)
+    stated = index_facts(path)
+    if stated.get("format") != format:
+        remedy = "make one with `rankdistill index`"
+        raise BadStoreError(f"an index of format {format}", str(stated.get("format")), remedy, str(path))
+    arrays: dict[str, Any] = {name: np.load(path / f"{name}.npy", mmap_mode="r") for name in stated["shapes"]}
+    doc_ids = (path / "ids.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    shapes = {name: list(array.shape) for name, array in arrays.items()}
+    if shapes != stated["shapes"] or stated["num_docs"] != len(doc_ids):
+        found = f"{shapes} of {len(doc_ids)}"
+        raise BadStoreError(
+            f"arrays {stated['shapes']} of {stated['num_docs']} docs", found, "build it again", str(path)
+        )
+    return doc_ids, arrays
+
+
+def index_facts(folder: Path) -> dict[str, Any]:
+    """What index.json says; {} where there is none."""
+    path = folder / "index.json"
+    facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return facts
 
 
 def _resume(path: Path, wanted: Mapping[str, Any]) -> dict[str, str]:

@@ -1,19 +1,25 @@
-"""An index over whatever a model makes of documents: over vectors, or over their tokens' states."""
+"""An index over whatever a model makes of documents: over vectors, their tokens' states, or weights of terms."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
+
+from scipy.sparse import issparse
 
 from rankdistill.errors import BadDataError, BadStoreError
 from rankdistill.models.colbert import ColbertModel
 from rankdistill.models.dot import DotModel
 from rankdistill.models.loading import Model
+from rankdistill.models.splade import SpladeModel
+from rankdistill.retrieval import sparse
 from rankdistill.retrieval.encode import DTypeName, encode_texts
 from rankdistill.retrieval.flat import Device, FlatIndex, faiss_module
+from rankdistill.retrieval.folders import index_facts
 from rankdistill.retrieval.precompute import Precomputed
+from rankdistill.retrieval.sparse import SparseIndex, encode_sparse
 from rankdistill.retrieval.states import TokenStates, encode_states
 from rankdistill.retrieval.token_index import TokenIndex
 
@@ -21,6 +27,7 @@ __all__ = [
     "Device",
     "FlatIndex",
     "Index",
+    "SparseIndex",
     "TokenIndex",
     "build_index",
     "faiss_module",
@@ -29,12 +36,12 @@ __all__ = [
     "searches",
 ]
 
-Index: TypeAlias = FlatIndex | TokenIndex
+Index: TypeAlias = FlatIndex | TokenIndex | SparseIndex
 
 
 def searches(model: Model) -> bool:
     """Whether the model can search a whole collection; the others re-rank."""
-    return isinstance(model, DotModel | ColbertModel)
+    return isinstance(model, DotModel | ColbertModel | SpladeModel)
 
 
 def build_index(
@@ -57,19 +64,18 @@ def build_index(
     Raises:
         BadDataError: if the model can only re-rank.
     """
-    texts = dict(docs)
-    if isinstance(model, ColbertModel):
-        states = encode_states(
-            model, list(texts.values()), kind="document", batch_tokens=batch_tokens, dtype=dtype, progress=progress
-        )
-        return TokenIndex.build(states, list(texts))
-    if not isinstance(model, DotModel):
+    if not searches(model):
         raise _only_reranks(model.architecture)
+    texts = dict(docs)
+    doc_ids, doc_texts = list(texts), list(texts.values())
+    settings: dict[str, Any] = {"kind": "document", "batch_tokens": batch_tokens, "dtype": dtype, "progress": progress}
+    if isinstance(model, ColbertModel):
+        return TokenIndex.build(encode_states(model, doc_texts, **settings), doc_ids)
+    if isinstance(model, SpladeModel):
+        return SparseIndex.build(encode_sparse(model, doc_texts, **settings), doc_ids)
+    assert isinstance(model, DotModel)
     faiss_module()  # the door: before an hour of encoding, not after
-    vectors = encode_texts(
-        model, list(texts.values()), kind="document", batch_tokens=batch_tokens, dtype=dtype, progress=progress
-    )
-    return FlatIndex.build(vectors, list(texts), device)
+    return FlatIndex.build(encode_texts(model, doc_texts, **settings), doc_ids, device)
 
 
 def index_of(precomputed: Precomputed, *, device: Device = "auto", num_centroids: int | None = None) -> Index:
@@ -82,11 +88,12 @@ def index_of(precomputed: Precomputed, *, device: Device = "auto", num_centroids
     Raises:
         BadDataError: if these are states of a model that can only re-rank.
     """
-    if not isinstance(precomputed.docs, TokenStates):
-        return FlatIndex.build(precomputed.docs, precomputed.doc_ids, device)
-    if precomputed.architecture != ColbertModel.architecture:
-        raise _only_reranks(precomputed.architecture)
-    return TokenIndex.build(precomputed.docs, precomputed.doc_ids, num_centroids)
+    docs, doc_ids = precomputed.docs, precomputed.doc_ids
+    if isinstance(docs, TokenStates):
+        if precomputed.architecture != ColbertModel.architecture:
+            raise _only_reranks(precomputed.architecture)
+        return TokenIndex.build(docs, doc_ids, num_centroids)
+    return SparseIndex.build(docs, doc_ids) if issparse(docs) else FlatIndex.build(docs, doc_ids, device)
 
 
 def load_index(folder: str | os.PathLike[str], device: Device = "auto") -> Index:
@@ -96,8 +103,9 @@ def load_index(folder: str | os.PathLike[str], device: Device = "auto") -> Index
         BadStoreError: the folder isn't an index, or its parts don't belong together.
     """
     path = Path(folder)
-    if (path / "index.json").is_file():
-        return TokenIndex.load(path)
+    stated = index_facts(path).get("format")
+    if stated is not None:
+        return SparseIndex.load(path) if stated == sparse.FORMAT else TokenIndex.load(path)
     if not (path / "index.faiss").is_file():
         remedy = "make one with `rankdistill index`"
         raise BadStoreError("an index (index.faiss or index.json)", "no such file", remedy, os.fspath(folder))
@@ -106,7 +114,7 @@ def load_index(folder: str | os.PathLike[str], device: Device = "auto") -> Index
 
 def _only_reranks(architecture: str) -> BadDataError:
     return BadDataError(
-        "a model that searches (dot, colbert)",
+        "a model that searches (dot, colbert, splade)",
         f"a {architecture}, which can only re-rank",
         "re-rank with it: `rankdistill rerank`",
     )

@@ -1,4 +1,4 @@
-"""What a model makes of a collection's documents, computed once and kept: vectors, or states of tokens."""
+"""What a model makes of a collection's documents, computed once and kept: vectors, states of tokens, or weights of terms."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix, issparse
 
 from rankdistill.errors import BadDataError, BadStoreError
 from rankdistill.models.dot import DotModel
 from rankdistill.models.loading import Model
+from rankdistill.models.splade import SpladeModel
 from rankdistill.models.towers import InteractionModel
 from rankdistill.retrieval.encode import DTypeName, encode_collection, load_vectors
-from rankdistill.retrieval.folders import STATES, read_manifest
+from rankdistill.retrieval.folders import SPARSE, STATES, read_manifest
+from rankdistill.retrieval.sparse import encode_collection_sparse, load_sparse
 from rankdistill.retrieval.states import TokenStates, encode_collection_states, load_states
 
 if TYPE_CHECKING:
@@ -22,8 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Encoded", "Precomputed", "load_precomputed", "precompute"]
 
-Encoded: TypeAlias = "NDArray[Any] | TokenStates"
-"""Of many texts: vectors [N, D], or states of their tokens."""
+Encoded: TypeAlias = "NDArray[Any] | TokenStates | csr_matrix"
+"""Of many texts: vectors [N, D], states of their tokens, or weights of terms [N, V]."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Precomputed:
 
     Attributes:
         doc_ids: in the collection's order.
-        docs: what the model made of them, memory-mapped.
+        docs: what the model made of them, memory-mapped if it's dense.
         architecture: of the model.
     """
 
@@ -41,8 +44,13 @@ class Precomputed:
     architecture: str
 
     def __str__(self) -> str:
+        num_docs = len(self.doc_ids)
+        if issparse(self.docs):
+            count: int = self.docs.nnz  # type: ignore[union-attr]
+            mean = count / max(1, num_docs)
+            return f"{count:,} weights of terms of {num_docs:,} documents ({mean:.1f} a document)"
         if isinstance(self.docs, TokenStates):
-            array, noun, more = self.docs.states, "states", f" of {len(self.doc_ids):,} documents"
+            array, noun, more = self.docs.states, "states", f" of {num_docs:,} documents"
         else:
             array, noun, more = self.docs, "vectors", ""
         size = f"({array.dtype}, {array.nbytes / 1e6:,.1f} MB)"
@@ -56,6 +64,7 @@ def precompute(
     *,
     shard_size: int = 50_000,
     store_dtype: Literal["float32", "float16"] = "float32",
+    min_weight: float = 0.0,
     batch_tokens: int = 8192,
     dtype: DTypeName = "auto",
     progress: bool = True,
@@ -68,6 +77,7 @@ def precompute(
         out_dir: the folder.
         shard_size: documents between two points from which an interrupted run can go on.
         store_dtype: of the numbers stored.
+        min_weight: terms of a sparse model that weigh no more are dropped.
         batch_tokens: tokens, padding included, that go through the model at once.
         dtype: as in `encode_texts`.
         progress: show a bar on standard error.
@@ -88,6 +98,8 @@ def precompute(
     }
     if isinstance(model, DotModel):
         return encode_collection(model, collection, out_dir, **settings)
+    if isinstance(model, SpladeModel):
+        return encode_collection_sparse(model, collection, out_dir, min_weight=min_weight, **settings)
     if isinstance(model, InteractionModel):
         return encode_collection_states(model, collection, out_dir, **settings)
     raise BadDataError(
@@ -116,4 +128,6 @@ def load_precomputed(out_dir: str | os.PathLike[str], model: Model | None = None
         raise BadStoreError(expected, found, "encode the collection with this model", os.fspath(out_dir))
     if manifest["format"] == STATES:
         return Precomputed(*load_states(out_dir), str(manifest["architecture"]))
+    if manifest["format"] == SPARSE:
+        return Precomputed(*load_sparse(out_dir), str(manifest["architecture"]))
     return Precomputed(*load_vectors(out_dir), "dot")

@@ -13,10 +13,12 @@ from rankdistill.errors import MissingIdsError
 from rankdistill.models.cross_encoder import CrossEncoderModel
 from rankdistill.models.dot import DotModel
 from rankdistill.models.loading import Model
+from rankdistill.models.splade import SpladeModel
 from rankdistill.models.towers import InteractionModel
 from rankdistill.records import Run, ranked
 from rankdistill.retrieval.encode import DTypeName, encode_texts, inference_mode, length_sorted_batches, pad_batch
 from rankdistill.retrieval.precompute import Encoded, Precomputed
+from rankdistill.retrieval.sparse import encode_sparse
 from rankdistill.retrieval.states import TokenStates, score_state_pairs
 
 if TYPE_CHECKING:
@@ -66,8 +68,12 @@ def score_pairs(
     settings: dict[str, Any] = {"batch_tokens": batch_tokens, "dtype": dtype, "progress": progress}
     if isinstance(model, InteractionModel):  # states of all docs at once might not fit
         return score_state_pairs(model, queries, docs, query_rows, doc_rows, **settings)
-    assert isinstance(model, DotModel)
-    encoded = encode_texts(model, docs, kind="document", **settings)
+    encoded: Encoded
+    if isinstance(model, SpladeModel):
+        encoded = encode_sparse(model, docs, kind="document", **settings)
+    else:
+        assert isinstance(model, DotModel)
+        encoded = encode_texts(model, docs, kind="document", **settings)
     return score_encoded(model, queries, encoded, query_rows, doc_rows, **settings)
 
 
@@ -92,9 +98,16 @@ def score_encoded(
     if isinstance(docs, TokenStates):
         assert isinstance(model, InteractionModel)
         return score_state_pairs(model, queries, (), query_rows, doc_rows, doc_states=docs, **settings)
+    scores = np.empty(len(query_rows), dtype=np.float32)
+    if isinstance(model, SpladeModel):
+        query_QV = encode_sparse(model, queries, kind="query", **settings)
+        for start in range(0, len(scores), _PAIR_CHUNK):
+            part = slice(start, start + _PAIR_CHUNK)
+            products = query_QV[query_rows[part]].multiply(docs[doc_rows[part]])
+            scores[part] = np.asarray(products.sum(1)).ravel()
+        return scores
     assert isinstance(model, DotModel)
     query_QD = encode_texts(model, queries, kind="query", **settings)
-    scores = np.empty(len(query_rows), dtype=np.float32)
     for start in range(0, len(scores), _PAIR_CHUNK):
         part = slice(start, start + _PAIR_CHUNK)
         doc_PD = np.asarray(docs[doc_rows[part]], np.float32)

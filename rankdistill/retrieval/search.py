@@ -12,9 +12,11 @@ from rankdistill.errors import BadDataError
 from rankdistill.models.colbert import ColbertModel
 from rankdistill.models.dot import DotModel
 from rankdistill.models.loading import Model
+from rankdistill.models.splade import SpladeModel
 from rankdistill.records import Run, ranked
 from rankdistill.retrieval.encode import DTypeName, encode_texts
-from rankdistill.retrieval.index import FlatIndex, Index, TokenIndex
+from rankdistill.retrieval.index import FlatIndex, Index, SparseIndex, TokenIndex
+from rankdistill.retrieval.sparse import encode_sparse
 from rankdistill.retrieval.states import encode_states
 
 __all__ = ["search", "search_vectors"]
@@ -59,6 +61,11 @@ def search(
         )
         by_id = {query_id: states[row] for row, query_id in enumerate(queries)}
         return index.search(by_id, k, shortlist=shortlist, progress=progress)
+    if isinstance(model, SpladeModel) and isinstance(index, SparseIndex):
+        weights_QV = encode_sparse(
+            model, list(queries.values()), kind="query", batch_tokens=batch_tokens, dtype=dtype, progress=progress
+        )
+        return index.search({query_id: weights_QV[row] for row, query_id in enumerate(queries)}, k, progress=progress)
     if not (isinstance(model, DotModel) and isinstance(index, FlatIndex)):
         found = f"a {type(index).__name__} and a {model.architecture} model"
         raise BadDataError("an index that was made with this model", found, "index what this model encoded")

@@ -16,11 +16,12 @@ import numpy as np
 
 from rankdistill.evaluation.latency import Latency, measure_latency
 from rankdistill.formats.trec import read_run
+from rankdistill.models.dot import DotModel
 from rankdistill.models.loading import Model, load_model
 from rankdistill.records import Run, ranked
 from rankdistill.retrieval.bm25 import BM25
 from rankdistill.retrieval.encode import DTypeName
-from rankdistill.retrieval.index import Device, Index, build_index, index_of, searches
+from rankdistill.retrieval.index import Device, Index, build_index, faiss_module, index_of, searches
 from rankdistill.retrieval.precompute import Precomputed, load_precomputed, precompute
 from rankdistill.retrieval.rerank import rerank, score_encoded, score_pairs
 from rankdistill.retrieval.search import search
@@ -102,6 +103,8 @@ def rank(
     model = load_model(Path(system) if os.path.isdir(system) else os.fspath(system), device=device)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     if searches(model):
+        if isinstance(model, DotModel):
+            faiss_module()  # the door: before an hour of encoding, not after
         if vectors_dir is None:
             index = build_index(
                 model, collection.docs(), device=faiss_device, batch_tokens=batch_tokens, dtype=dtype, progress=progress

@@ -9,27 +9,25 @@ Source: PLAID, Santhanam et al. 2022, arXiv:2205.09707, without its compression.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from rankdistill.errors import BadStoreError
 from rankdistill.models.maxsim import EMPTY_DOC_SCORE
 from rankdistill.records import Run, ranked
 from rankdistill.retrieval.flat import faiss_module
+from rankdistill.retrieval.folders import load_arrays, save_arrays
 from rankdistill.retrieval.states import TokenStates
 
-__all__ = ["Clusters", "TokenIndex"]
+__all__ = ["FORMAT", "Clusters", "TokenIndex"]
 
 Array = NDArray[np.float32]
 
-_FORMAT = "rankdistill-token-index/1"
+FORMAT = "rankdistill-token-index/1"
 # A million tokens of 128 take 8 GFLOP for a query of 32 tokens, a quarter of a second on two cores: beyond, a shortlist pays.
 _EXACT_TOKENS = 1_000_000
 # Similarities that exist at once, in fp32: 64 MB.
@@ -94,16 +92,10 @@ class TokenIndex:
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes states.npy, offsets.npy, ids.txt, index.json and, if there are any, the parts of its clusters."""
-        path = Path(folder)
-        path.mkdir(parents=True, exist_ok=True)
         arrays = {"states": self.states.states, "offsets": self.states.offsets}
         if self.clusters is not None:
             arrays |= self.clusters._asdict()
-        for name, array in arrays.items():
-            np.save(path / f"{name}.npy", array)
-        (path / "ids.txt").write_text("".join(f"{doc_id}\n" for doc_id in self.doc_ids), encoding="utf-8")
-        sizes = {"format": _FORMAT, "shapes": {name: array.shape for name, array in arrays.items()}}
-        (path / "index.json").write_text(json.dumps(sizes) + "\n", encoding="utf-8")  # last: its parts are there
+        save_arrays(folder, FORMAT, self.doc_ids, arrays)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> TokenIndex:
@@ -112,18 +104,7 @@ class TokenIndex:
         Raises:
             BadStoreError: the folder isn't such an index, or its parts don't belong together.
         """
-        path = Path(folder)
-        if not (path / "index.json").is_file():
-            raise BadStoreError("an index over tokens", "no index.json", "make one with `rankdistill index`", str(path))
-        stated = json.loads((path / "index.json").read_text(encoding="utf-8"))
-        if stated.get("format") != _FORMAT:
-            raise BadStoreError(_FORMAT, str(stated.get("format")), "build it again", str(path))
-        arrays: dict[str, Any] = {name: np.load(path / f"{name}.npy", mmap_mode="r") for name in stated["shapes"]}
-        doc_ids = (path / "ids.txt").read_text(encoding="utf-8").split("\n")[:-1]
-        shapes = {name: list(array.shape) for name, array in arrays.items()}
-        if shapes != stated["shapes"] or shapes["offsets"] != [len(doc_ids) + 1]:
-            found = f"{shapes} and {len(doc_ids)} ids"
-            raise BadStoreError(f"arrays of shapes {stated['shapes']}", found, "build it again", str(path))
+        doc_ids, arrays = load_arrays(folder, FORMAT)
         states = TokenStates(arrays["states"], np.asarray(arrays["offsets"]))
         clusters = Clusters(*(arrays[name] for name in Clusters._fields)) if "centroids" in arrays else None
         return cls(states, doc_ids, clusters)

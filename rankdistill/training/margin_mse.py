@@ -28,8 +28,8 @@ from rankdistill.options.training import LOSS_TERMS, MarginMSEOptions
 from rankdistill.retrieval.bm25 import bm25_search
 from rankdistill.retrieval.index import searches
 from rankdistill.training.rows import CrossSource, DenseTeacher, Placed, TowerSource, batch_plan, place
-from rankdistill.training.run import prepare_folder, run_training, trainer_arguments, write_config
-from rankdistill.training.students import check_terms, new_student
+from rankdistill.training.run import prepare_folder, run_training, total_steps, trainer_arguments, write_config
+from rankdistill.training.students import check_terms, new_student, penalty_weights
 from rankdistill.training.teacher_vectors import cached_vectors
 from rankdistill.training.trainer import Batch, DistillationTrainer, Objective
 from rankdistill.training.validation import dev_qrels, validator
@@ -63,11 +63,23 @@ def parse_loss(terms: Sequence[str]) -> dict[str, float]:
     return weights
 
 
-def score_objective(weights: Mapping[str, float], temperature: float = 1.0, teacher_scale: float = 1.0) -> Objective:
+def score_objective(
+    weights: Mapping[str, float],
+    temperature: float = 1.0,
+    teacher_scale: float = 1.0,
+    penalties: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
+) -> Objective:
     """The weighted loss terms of a student's scores.
 
     A student gives the scores [B, M] of every query with every doc of the batch, or those [B, N] of each row's own docs;
     the latter has no in-batch terms.
+
+    Args:
+        weights: of each term.
+        temperature: divides the student's scores.
+        teacher_scale: multiplies the teacher's.
+        penalties: by the name of each of the student's own penalties its weight as a function of the step; others count
+            nothing.
     """
 
     def term(name: str, batch: Batch, found: BatchScores) -> Tensor:
@@ -92,7 +104,10 @@ def score_objective(weights: Mapping[str, float], temperature: float = 1.0, teac
     def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         found: BatchScores = model(batch)
         with torch.autocast(found.scores.device.type, enabled=False):  # losses in fp32
-            return {name: weight * term(name, batch, found) for name, weight in weights.items()}
+            terms = {name: weight * term(name, batch, found) for name, weight in weights.items()}
+            for name, weight_at in (penalties or {}).items():
+                terms[name] = weight_at(batch["step"]) * found.penalties[name]
+            return terms
 
     return objective
 
@@ -128,6 +143,7 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
     collection = _collection(options, store)
     placed = place(store, collection, on_missing=options.on_missing)
     source, plan = _batches(options, state, model, collection, placed, with_negatives="infonce" in weights)
+    penalties = penalty_weights(options, total_steps(options, source.num_steps))
     with_dev = options.dev_split is not None
     arguments = trainer_arguments(
         options,
@@ -150,7 +166,7 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
         model,
         arguments,
         source=source,
-        objective=score_objective(weights, options.temperature, options.teacher_scale),
+        objective=score_objective(weights, options.temperature, options.teacher_scale, penalties),
         validate=_validation(options, collection) if with_dev else None,
         callbacks=[EarlyStoppingCallback(options.patience)] if with_dev and options.patience else None,
     )

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from rankdistill.formats.collection import open_collection
 from rankdistill.models.loading import load_model
 from rankdistill.options.retrieval import EncodeOptions, IndexOptions, RerankOptions, SearchOptions
-from rankdistill.options.students import ColbertOptions
+from rankdistill.options.students import ColbertOptions, SpladeOptions
 from rankdistill.options.training import MarginMSEOptions
 from rankdistill.retrieval.commands import run_encode, run_index, run_rerank, run_search
 from rankdistill.retrieval.systems import rank
@@ -22,10 +22,11 @@ from rankdistill.training.margin_mse import train_margin_mse
 from rankdistill.training.rows import TowerSource
 
 STUDENTS: dict[str, dict[str, Any]] = {
+    "splade": {"splade": SpladeOptions(new_head=True, docs_weight=1e-2, queries_weight=1e-2, queries_penalty="l1")},
     "colbert": {"colbert": ColbertOptions(dim=8, normalize=False, markers=True), "query_max_length": 16},
 }
-CLASSES = {"colbert": "MultiVectorEncoder"}
-FLAGS = {"colbert": ("--colbert.dim", "dim", 64)}
+CLASSES = {"colbert": "MultiVectorEncoder", "splade": "SparseEncoder"}
+FLAGS = {"colbert": ("--colbert.dim", "dim", 64), "splade": ("--splade.docs-weight", "docs_weight", 0.25)}
 
 
 @pytest.fixture(scope="module")

@@ -108,14 +108,14 @@ def test_a_saved_index_is_the_same(tmp_path: Path, num_centroids: int) -> None:
 def test_folders_that_are_no_index(tmp_path: Path) -> None:
     with pytest.raises(BadStoreError, match=r"expected an index \(index.faiss or index.json\)"):
         load_index(tmp_path)
-    with pytest.raises(BadStoreError, match=r"expected an index over tokens, found no index\.json"):
+    with pytest.raises(BadStoreError, match="expected an index of format rankdistill-token-index/1, found None"):
         TokenIndex.load(tmp_path)
     TokenIndex.build(make_states(0, [3, 2]), ["a", "b"]).save(tmp_path)
     (tmp_path / "ids.txt").write_text("a\n")
-    with pytest.raises(BadStoreError, match=r"and 1 ids; build it again"):
+    with pytest.raises(BadStoreError, match=r"of 1; build it again"):
         TokenIndex.load(tmp_path)
     (tmp_path / "index.json").write_text(json.dumps({"format": "rankdistill-token-index/2"}))
-    with pytest.raises(BadStoreError, match="expected rankdistill-token-index/1, found rankdistill-token-index/2"):
+    with pytest.raises(BadStoreError, match="format rankdistill-token-index/1, found rankdistill-token-index/2"):
         TokenIndex.load(tmp_path)
 
 
