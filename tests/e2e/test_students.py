@@ -22,11 +22,16 @@ from rankdistill.training.margin_mse import train_margin_mse
 from rankdistill.training.rows import TowerSource
 
 STUDENTS: dict[str, dict[str, Any]] = {
-    "splade": {"splade": SpladeOptions(new_head=True, docs_weight=1e-2, queries_weight=1e-2, queries_penalty="l1")},
+    "splade": {"splade": SpladeOptions(docs_weight=1e-2, queries_weight=1e-2, queries_penalty="l1")},
     "colbert": {"colbert": ColbertOptions(dim=8, normalize=False, markers=True), "query_max_length": 16},
 }
 CLASSES = {"colbert": "MultiVectorEncoder", "splade": "SparseEncoder"}
 FLAGS = {"colbert": ("--colbert.dim", "dim", 64), "splade": ("--splade.docs-weight", "docs_weight", 0.25)}
+
+
+@pytest.fixture(scope="module")
+def bodies(tiny_bert_dir: Path, tiny_mlm_dir: Path) -> dict[str, Path]:
+    return {"colbert": tiny_bert_dir, "splade": tiny_mlm_dir}
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +81,12 @@ def test_a_student_learns_and_goes_on_where_it_was(
     tmp_path: Path,
     score_file: Path,
     conala: Path,
-    tiny_bert_dir: Path,
+    bodies: dict[str, Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     validated = {"dev_split": "test", "dev_queries": 10, "dev_depth": 20, "eval_steps": 16}
-    model = train_margin_mse(options(student, score_file, conala, tiny_bert_dir, whole, num_epochs=6, **validated))
+    model = train_margin_mse(options(student, score_file, conala, bodies[student], whole, num_epochs=6, **validated))
     losses = [entry["loss"] for entry in history(whole)]
     assert len(losses) == 48
     assert np.mean(losses[-8:]) < 0.7 * np.mean(losses[:8])
@@ -90,7 +95,7 @@ def test_a_student_learns_and_goes_on_where_it_was(
     config = json.loads((whole / "config.json").read_text())
     assert config["options"][student] == asdict(STUDENTS[student][student])
     # Interrupted at step 20, with a checkpoint at 16: resumed, it ends with the same weights.
-    interrupted = options(student, score_file, conala, tiny_bert_dir, parts, num_epochs=6, resume=True, **validated)
+    interrupted = options(student, score_file, conala, bodies[student], parts, num_epochs=6, resume=True, **validated)
     real = TowerSource.__call__
 
     def fail(self: TowerSource, epoch: int, step: int) -> Any:
@@ -115,10 +120,10 @@ def test_a_student_retrieves_end_to_end(
     tmp_path: Path,
     score_file: Path,
     conala: Path,
-    tiny_bert_dir: Path,
+    bodies: dict[str, Path],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    folder = train_margin_mse(options(student, score_file, conala, tiny_bert_dir, tmp_path / "run", max_steps=3))
+    folder = train_margin_mse(options(student, score_file, conala, bodies[student], tmp_path / "run", max_steps=3))
     assert load_model(folder, device="cpu").architecture == student
     assert f"from sentence_transformers import {CLASSES[student]}" in (folder / "README.md").read_text()
     model, collection, vectors, index = str(folder), str(conala), tmp_path / "vectors", tmp_path / "index"

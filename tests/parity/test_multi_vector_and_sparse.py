@@ -12,7 +12,9 @@ import torch
 
 from rankdistill.models.colbert import ColbertModel, Expansion
 from rankdistill.models.loading import load_model
+from rankdistill.models.splade import SpladeModel
 from rankdistill.retrieval.rerank import score_pairs
+from rankdistill.retrieval.sparse import encode_sparse
 
 QUERIES = ["sort a list", "read a file, line by line", "x", ""]
 DOCS = [
@@ -103,3 +105,44 @@ def test_modules_that_we_do_not_know_are_refused(tmp_path: Path, tiny_bert_dir: 
     (tmp_path / "modules.json").write_text(json.dumps([modules[0], *modules[2:]]))
     with pytest.raises(BadDataError, match="expected a module Dense, found none"):
         ColbertModel.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("new_head", [False, True])
+def test_a_sparse_encoder_is_what_we_save(
+    tmp_path: Path, tiny_bert_dir: Path, tiny_mlm_dir: Path, new_head: bool
+) -> None:
+    from sentence_transformers import SparseEncoder
+    from transformers import AutoModelForMaskedLM
+
+    body = tiny_bert_dir if new_head else tiny_mlm_dir
+    torch.manual_seed(0)
+    model = SpladeModel.from_pretrained(body, device="cpu", new_head=new_head, doc_max_length=40)
+    model.query_max_length = 40  # theirs has one length for both
+    model.save_pretrained(tmp_path / "ours")
+    theirs = SparseEncoder(str(tmp_path / "ours"), device="cpu")
+    assert theirs.similarity_fn_name == "dot"
+    weights = encode_sparse(model, DOCS, kind="document", progress=False)
+    np.testing.assert_allclose(weights.toarray(), theirs.encode_document(DOCS).to_dense().numpy(), atol=1e-4)
+    np.testing.assert_allclose(our_scores(model), their_scores(theirs), rtol=1e-4, atol=1e-3)
+    again = load_model(tmp_path / "ours", device="cpu")
+    assert isinstance(again, SpladeModel)
+    assert again.fingerprint() == model.fingerprint()
+    np.testing.assert_array_equal(our_scores(again), our_scores(model))
+    plain = AutoModelForMaskedLM.from_pretrained(tmp_path / "ours")
+    assert plain.get_output_embeddings().weight is plain.get_input_embeddings().weight
+    theirs.save_pretrained(str(tmp_path / "theirs"))
+    (tmp_path / "theirs" / "rankdistill.json").unlink(missing_ok=True)
+    back = load_model(tmp_path / "theirs", device="cpu")
+    assert isinstance(back, SpladeModel)
+    np.testing.assert_allclose(our_scores(back), our_scores(model), rtol=1e-5)
+
+
+def test_a_fresh_sparse_encoder_of_theirs_is_one_of_ours(tmp_path: Path, tiny_mlm_dir: Path) -> None:
+    from sentence_transformers import SparseEncoder
+
+    theirs = SparseEncoder(str(tiny_mlm_dir), device="cpu")
+    theirs.prompts = {"query": "query: ", "document": "passage: "}
+    theirs.save_pretrained(str(tmp_path))
+    ours = load_model(tmp_path, device="cpu")
+    assert isinstance(ours, SpladeModel)
+    np.testing.assert_allclose(our_scores(ours), their_scores(theirs), rtol=1e-4, atol=1e-3)
