@@ -46,8 +46,8 @@ def main(
         measures: names of ir_measures; the default is BEIR's.
         output: folder for runs, JSON files and vectors.
         k: documents a query.
-        first_stage: what a cross-encoder re-ranks: "bm25", a run file or a dot model.
-        depth: documents a query that a cross-encoder scores.
+        first_stage: what a model that cannot search re-ranks: "bm25", a run file or one that can.
+        depth: documents a query that such a model scores.
         device: where the model runs.
         faiss_device: where FAISS searches.
         dtype: of matrix products.

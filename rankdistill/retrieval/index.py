@@ -49,6 +49,7 @@ def build_index(
     docs: Mapping[str, str] | Iterable[tuple[str, str]],
     *,
     device: Device = "auto",
+    num_centroids: int | None = None,
     batch_tokens: int = 8192,
     dtype: DTypeName = "auto",
     progress: bool = True,
@@ -59,6 +60,7 @@ def build_index(
         model: the encoder.
         docs: doc_id -> text, or pairs of them (a collection's `docs()`).
         device: where FAISS searches; "auto" is a GPU if FAISS sees one.
+        num_centroids: as in `TokenIndex.build`; for models that it's an index of.
         batch_tokens: as in `encode_texts`; so for `dtype` and `progress`.
 
     Raises:
@@ -70,7 +72,7 @@ def build_index(
     doc_ids, doc_texts = list(texts), list(texts.values())
     settings: dict[str, Any] = {"kind": "document", "batch_tokens": batch_tokens, "dtype": dtype, "progress": progress}
     if isinstance(model, ColbertModel):
-        return TokenIndex.build(encode_states(model, doc_texts, **settings), doc_ids)
+        return TokenIndex.build(encode_states(model, doc_texts, **settings), doc_ids, num_centroids)
     if isinstance(model, SpladeModel):
         return SparseIndex.build(encode_sparse(model, doc_texts, **settings), doc_ids)
     assert isinstance(model, DotModel)
@@ -87,12 +89,15 @@ def index_of(precomputed: Precomputed, *, device: Device = "auto", num_centroids
 
     Raises:
         BadDataError: if these are states of a model that can only re-rank.
+        ValueError: if centroids are asked for, and these aren't states of tokens.
     """
     docs, doc_ids = precomputed.docs, precomputed.doc_ids
     if isinstance(docs, TokenStates):
         if precomputed.architecture != ColbertModel.architecture:
             raise _only_reranks(precomputed.architecture)
         return TokenIndex.build(docs, doc_ids, num_centroids)
+    if num_centroids is not None:
+        raise ValueError(f"--centroids are for states of tokens, found {precomputed}; leave them out")
     return SparseIndex.build(docs, doc_ids) if issparse(docs) else FlatIndex.build(docs, doc_ids, device)
 
 

@@ -87,6 +87,7 @@ def precompute(
 
     Raises:
         BadDataError: for a cross-encoder, which reads both together.
+        ValueError: if `min_weight` is given for a model that isn't sparse.
         BadStoreError: if the folder holds another job's data.
     """
     settings: dict[str, Any] = {
@@ -96,6 +97,8 @@ def precompute(
         "dtype": dtype,
         "progress": progress,
     }
+    if min_weight and not isinstance(model, SpladeModel):
+        raise ValueError(f"--min-weight is for sparse models, found a {model.architecture} model; leave it out")
     if isinstance(model, DotModel):
         return encode_collection(model, collection, out_dir, **settings)
     if isinstance(model, SpladeModel):

@@ -16,7 +16,7 @@ from rankdistill.formats.collection import Collection
 from rankdistill.models.splade import SpladeModel
 from rankdistill.records import ranked
 from rankdistill.retrieval import sparse
-from rankdistill.retrieval.index import build_index, load_index
+from rankdistill.retrieval.index import build_index, index_of, load_index
 from rankdistill.retrieval.precompute import load_precomputed, precompute
 from rankdistill.retrieval.rerank import rerank
 from rankdistill.retrieval.search import search
@@ -131,3 +131,7 @@ def test_search_reranking_and_folders_agree(
     dot = DotModel.from_pretrained(tiny_sentence_transformer_dir, device="cpu")
     with pytest.raises(BadDataError, match="found a SparseIndex and a dot model"):
         search(dot, index, queries, progress=False)
+    with pytest.raises(ValueError, match="--min-weight is for sparse models, found a dot model"):
+        precompute(dot, small_collection, tmp_path / "dot", min_weight=0.1)
+    with pytest.raises(ValueError, match="--centroids are for states of tokens, found .* weights of terms"):
+        index_of(found, num_centroids=4)
