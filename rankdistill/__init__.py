@@ -17,13 +17,15 @@ if TYPE_CHECKING:
     from rankdistill.formats.collection import Collection, collection_from_texts, open_collection
     from rankdistill.formats.scores import read_scores
     from rankdistill.formats.trec import read_qrels, read_run, write_qrels, write_run
+    from rankdistill.models.colbert import ColbertModel
     from rankdistill.models.cross_encoder import CrossEncoderModel
     from rankdistill.models.dot import DotModel
     from rankdistill.models.loading import load_model as load
+    from rankdistill.models.splade import SpladeModel
     from rankdistill.options.training import MarginMSEOptions, Stage, TeacherOptions
     from rankdistill.records import Qrels, Run
     from rankdistill.retrieval.bm25 import BM25
-    from rankdistill.retrieval.index import FlatIndex, build_index
+    from rankdistill.retrieval.index import FlatIndex, SparseIndex, TokenIndex, build_index
     from rankdistill.retrieval.rerank import rerank
     from rankdistill.retrieval.search import search
     from rankdistill.training.margin_mse import train_margin_mse
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BM25",
+    "ColbertModel",
     "Collection",
     "CrossEncoderModel",
     "DotModel",
@@ -41,8 +44,11 @@ __all__ = [
     "Qrels",
     "Run",
     "ScoreStore",
+    "SparseIndex",
+    "SpladeModel",
     "Stage",
     "TeacherOptions",
+    "TokenIndex",
     "__version__",
     "build_index",
     "collection_from_texts",
@@ -70,13 +76,15 @@ _HOME = {
     "formats.collection": ("Collection", "collection_from_texts", "open_collection"),
     "formats.scores": ("read_scores",),
     "formats.trec": ("read_qrels", "read_run", "write_qrels", "write_run"),
+    "models.colbert": ("ColbertModel",),
     "models.cross_encoder": ("CrossEncoderModel",),
     "models.dot": ("DotModel",),
     "models.loading": ("load",),
+    "models.splade": ("SpladeModel",),
     "options.training": ("MarginMSEOptions", "Stage", "TeacherOptions"),
     "records": ("Qrels", "Run"),
     "retrieval.bm25": ("BM25",),
-    "retrieval.index": ("FlatIndex", "build_index"),
+    "retrieval.index": ("FlatIndex", "SparseIndex", "TokenIndex", "build_index"),
     "retrieval.rerank": ("rerank",),
     "retrieval.search": ("search",),
     "training.margin_mse": ("train_margin_mse",),

@@ -121,6 +121,20 @@ def tiny_bert_dir(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: 
 
 
 @pytest.fixture(scope="session")
+def tiny_mlm_dir(tmp_path_factory: pytest.TempPathFactory, tiny_bert_dir: Path) -> Path:
+    """The tiny BERT with a random masked-language-model head."""
+    import torch
+    from transformers import AutoTokenizer, BertForMaskedLM
+
+    folder = tmp_path_factory.mktemp("tiny_mlm")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(8)
+        BertForMaskedLM.from_pretrained(tiny_bert_dir).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_bert_dir).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_cross_encoder_dir(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -> Path:
     """A random BertForSequenceClassification with one label, in the plain Hugging Face layout."""
     return _save_tiny_bert(tmp_path_factory.mktemp("tiny_cross_encoder"), tiny_tokenizer_dir, cross_encoder=True)

@@ -15,7 +15,15 @@ from transformers.utils import logging as transformers_logging
 
 from rankdistill.errors import BadDataError
 
-__all__ = ["config_with_layers", "load_tokenizer", "load_weights", "max_positions", "resolve", "weights_fingerprint"]
+__all__ = [
+    "config_with_layers",
+    "load_tokenizer",
+    "load_weights",
+    "max_positions",
+    "quiet",
+    "resolve",
+    "weights_fingerprint",
+]
 
 
 def resolve(name_or_path: str) -> str:
@@ -63,7 +71,8 @@ def max_positions(config: PretrainedConfig) -> int:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
+    """Without transformers' tables and bars, for what is done on purpose and checked elsewhere."""
     # transformers prints a table of the weights it left out. Layers that were cut off on purpose aren't news, and
     # what would be (weights left random) is checked below.
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
@@ -88,7 +97,7 @@ def load_weights(
     Raises:
         BadDataError: if other weights are missing.
     """
-    with _quiet():
+    with quiet():
         model, report = auto_class.from_pretrained(path, config=config, dtype=torch.float32, output_loading_info=True)
     missing = sorted(name for name in report["missing_keys"] if not any(part in name for part in may_be_new))
     if missing:

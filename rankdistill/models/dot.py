@@ -1,7 +1,6 @@
 """The dot student: one shared encoder, pooled to one vector; the score of a pair is the dot product.
 
-Checkpoints are SentenceTransformer folders (Transformer + Pooling [+ Dense] [+ Normalize]), written and read here without
-importing sentence-transformers, which takes seconds.
+Checkpoints are SentenceTransformer folders: Transformer + Pooling [+ Dense] [+ Normalize].
 """
 
 from __future__ import annotations
@@ -11,26 +10,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModel, PreTrainedModel
 
 from rankdistill.errors import BadDataError
 from rankdistill.models.backbone import config_with_layers, load_tokenizer, load_weights, max_positions, resolve
+from rankdistill.models.layout import load_dense, read_lengths, read_modules, read_prompts, write_layout
 from rankdistill.models.precision import choose_device
 from rankdistill.models.towers import OWN_CONFIG, BatchScores, Tower, in_parts, read_json, write_json
 
 __all__ = ["DotModel", "Pooling"]
 
 Pooling = Literal["mean", "cls"]
-# Module names as sentence-transformers 5.4 and later write them; older names end in the same class name.
-_ST_TYPES = {
-    "Transformer": "sentence_transformers.base.modules.transformer.Transformer",
-    "Pooling": "sentence_transformers.sentence_transformer.modules.pooling.Pooling",
-    "Dense": "sentence_transformers.base.modules.dense.Dense",
-    "Normalize": "sentence_transformers.base.modules.normalize.Normalize",
-}
 
 
 class DotModel(Tower):
@@ -138,7 +130,7 @@ class DotModel(Tower):
         if projection_dim is not None:
             projection = nn.Linear(int(config.hidden_size), projection_dim, bias=False)
         elif stored["dense"] is not None:
-            projection = _load_dense(path / stored["dense"])
+            projection = load_dense(path / stored["dense"])
         longest = max_positions(config)
         limit = stored["max_length"] or min(longest, 512)
         model = cls(
@@ -163,47 +155,29 @@ class DotModel(Tower):
         longest = max(self.query_max_length, self.doc_max_length)
         self.tokenizer.model_max_length = longest
         self.tokenizer.save_pretrained(folder)
-        modules = [("Transformer", ""), ("Pooling", "1_Pooling")]
-        write_json(
-            folder / "1_Pooling" / "config.json",
-            {"embedding_dimension": self.config.hidden_size, "pooling_mode": self.pooling, "include_prompt": True},
+        pooling = {"embedding_dimension": self.config.hidden_size, "pooling_mode": self.pooling, "include_prompt": True}
+        write_layout(
+            folder,
+            [
+                ("Transformer", {"max_seq_length": longest, "do_lower_case": False}),
+                ("Pooling", pooling),
+                *([("Dense", self.projection)] if self.projection is not None else []),
+                *([("Normalize", {})] if self.normalize else []),
+            ],
+            model_type="SentenceTransformer",
+            similarity="dot",
+            prompts=(self.query_prompt, self.doc_prompt),
         )
-        if self.projection is not None:
-            modules.append(("Dense", f"{len(modules)}_Dense"))
-            _save_dense(self.projection, folder / modules[-1][1])
-        if self.normalize:
-            modules.append(("Normalize", f"{len(modules)}_Normalize"))
-            write_json(folder / modules[-1][1] / "config.json", {})
-        listed = [
-            {"idx": i, "name": str(i), "path": at, "type": _ST_TYPES[kind]} for i, (kind, at) in enumerate(modules)
-        ]
-        write_json(folder / "modules.json", listed)
-        write_json(folder / "sentence_bert_config.json", {"max_seq_length": longest, "do_lower_case": False})
-        prompts = {"query": self.query_prompt, "document": self.doc_prompt}
-        similarity = {"model_type": "SentenceTransformer", "similarity_fn_name": "dot", "prompts": prompts}
-        write_json(folder / "config_sentence_transformers.json", similarity)
         write_json(folder / OWN_CONFIG, self.own_config())
 
 
 def _read_layout(path: Path) -> dict[str, Any]:
     """What a folder says of itself: where its modules are, how they pool, how long texts may be."""
-    own = read_json(path / OWN_CONFIG)
-    found: dict[str, Any] = {
-        "transformer": "",
-        "dense": None,
-        "normalize": False,
-        "pooling": "mean",
-        "max_length": None,
-    }
-    found |= {key: own.get(key) for key in ("query_max_length", "doc_max_length")}
-    prompts = read_json(path / "config_sentence_transformers.json").get("prompts") or {}
-    found["query_prompt"] = prompts.get("query") or ""
-    found["doc_prompt"] = prompts.get("document") or prompts.get("passage") or ""
-    for module in read_json(path / "modules.json") or []:
-        kind, where = str(module["type"]).rsplit(".", 1)[-1], str(module["path"])
+    found: dict[str, Any] = {"transformer": "", "dense": None, "normalize": False, "pooling": "mean"}
+    found["query_prompt"], found["doc_prompt"] = read_prompts(path)
+    for kind, where in read_modules(path):
         if kind == "Transformer":
             found["transformer"] = where
-            found["max_length"] = read_json(path / where / "sentence_bert_config.json").get("max_seq_length")
         elif kind == "Pooling":
             found["pooling"] = _pooling_mode(read_json(path / where / "config.json"), path)
         elif kind == "Dense":
@@ -217,10 +191,7 @@ def _read_layout(path: Path) -> dict[str, Any]:
                 "such a SentenceTransformer isn't a plain dot model; export it with those modules",
                 str(path / "modules.json"),
             )
-    if found["max_length"] is None:
-        stated = read_json(path / found["transformer"] / "tokenizer_config.json").get("model_max_length")
-        found["max_length"] = int(stated) if stated and stated < 1e6 else None
-    return found
+    return found | read_lengths(path, found["transformer"])
 
 
 def _pooling_mode(config: dict[str, Any], path: Path) -> str:
@@ -234,28 +205,3 @@ def _pooling_mode(config: dict[str, Any], path: Path) -> str:
             'pooling "mean" or "cls"', repr(config), "pool another way or retrain", str(path / "1_Pooling")
         )
     return str(mode)
-
-
-def _save_dense(linear: nn.Linear, folder: Path) -> None:
-    config = {
-        "in_features": linear.in_features,
-        "out_features": linear.out_features,
-        "bias": linear.bias is not None,
-        "activation_function": "torch.nn.modules.linear.Identity",
-    }
-    write_json(folder / "config.json", config)
-    weights = {f"linear.{name}": tensor.detach().cpu().contiguous() for name, tensor in linear.state_dict().items()}
-    save_file(weights, folder / "model.safetensors")
-
-
-def _load_dense(folder: Path) -> nn.Linear:
-    config = read_json(folder / "config.json")
-    if not str(config["activation_function"]).endswith("Identity"):
-        found = str(config["activation_function"])
-        raise BadDataError(
-            "a linear Dense module", f"activation {found}", "retrain without it", str(folder / "config.json")
-        )
-    linear = nn.Linear(config["in_features"], config["out_features"], bias=config["bias"])
-    weights = load_file(folder / "model.safetensors")
-    linear.load_state_dict({name.removeprefix("linear."): tensor for name, tensor in weights.items()})
-    return linear

@@ -1,29 +1,38 @@
-"""Loads whatever a folder or hub id holds: one of our students, a SentenceTransformer, or a cross-encoder."""
+"""Loads whatever a folder or hub id holds: one of our students, a model of sentence-transformers, or a cross-encoder."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TypeAlias
 
+from rankdistill.errors import BadDataError
 from rankdistill.models.backbone import resolve
+from rankdistill.models.colbert import ColbertModel
 from rankdistill.models.cross_encoder import CrossEncoderModel
 from rankdistill.models.dot import DotModel
+from rankdistill.models.layout import model_type
+from rankdistill.models.splade import SpladeModel
 from rankdistill.models.towers import OWN_CONFIG, Tower, read_json
 
 __all__ = ["Model", "load_model"]
 
 Model: TypeAlias = Tower | CrossEncoderModel
 
-_ARCHITECTURES: dict[str, type[DotModel] | type[CrossEncoderModel]] = {
-    kind.architecture: kind for kind in (DotModel, CrossEncoderModel)
+_ARCHITECTURES: dict[str, type[DotModel] | type[ColbertModel] | type[SpladeModel] | type[CrossEncoderModel]] = {
+    kind.architecture: kind for kind in (DotModel, ColbertModel, SpladeModel, CrossEncoderModel)
+}
+_OF_SENTENCE_TRANSFORMERS: dict[str, type[ColbertModel] | type[SpladeModel]] = {
+    "MultiVectorEncoder": ColbertModel,
+    "ColBERT": ColbertModel,
+    "SparseEncoder": SpladeModel,
 }
 
 
 def load_model(name_or_path: str | Path, *, device: str = "auto") -> Model:
     """The model in a folder: what its rankdistill.json says, or else what its layout tells.
 
-    Without a rankdistill.json, a config that speaks of a sequence classifier (and no SentenceTransformer modules) is a
-    `CrossEncoderModel`, anything else a `DotModel`.
+    Without a rankdistill.json, modules of sentence-transformers tell by the class that wrote them; without those, a config
+    that speaks of a sequence classifier is a `CrossEncoderModel`, anything else a `DotModel`.
 
     Args:
         name_or_path: a folder, or a hub id.
@@ -31,13 +40,22 @@ def load_model(name_or_path: str | Path, *, device: str = "auto") -> Model:
 
     Raises:
         FileNotFoundError: if there is no such folder, or no model in it.
+        BadDataError: if it's a model that isn't known here.
     """
     path = Path(resolve(str(name_or_path)))
-    kind = _ARCHITECTURES.get(str(read_json(path / OWN_CONFIG).get("architecture")))
-    if kind is not None:
+    architecture = read_json(path / OWN_CONFIG).get("architecture")
+    if architecture is not None:
+        kind = _ARCHITECTURES.get(architecture)
+        if kind is None:
+            found = f'"{architecture}"'
+            raise BadDataError(
+                f"a model ({', '.join(_ARCHITECTURES)})", found, "update rankdistill", str(path / OWN_CONFIG)
+            )
         return kind.from_pretrained(path, device=device)
-    if (path / "modules.json").is_file():
-        return DotModel.from_pretrained(path, device=device)
+    theirs = model_type(path)
+    if theirs is not None:
+        chosen = _OF_SENTENCE_TRANSFORMERS.get(theirs)
+        return (chosen or DotModel).from_pretrained(path, device=device)
     if not (path / "config.json").is_file():
         raise FileNotFoundError(f"{path}: expected a model (config.json), found none; check the path")
     architectures = read_json(path / "config.json").get("architectures") or []

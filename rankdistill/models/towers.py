@@ -18,7 +18,17 @@ from torch import Tensor, nn
 
 from rankdistill.models.backbone import weights_fingerprint
 
-__all__ = ["OWN_CONFIG", "BatchScores", "InteractionModel", "Kind", "Tower", "in_parts", "read_json", "write_json"]
+__all__ = [
+    "OWN_CONFIG",
+    "BatchScores",
+    "InteractionModel",
+    "Kind",
+    "Tower",
+    "in_parts",
+    "pad_cat",
+    "read_json",
+    "write_json",
+]
 
 Kind = Literal["query", "document"]
 _T = TypeVar("_T")
@@ -83,6 +93,8 @@ class Tower(nn.Module):
 
     def tokenize(self, texts: Sequence[str], kind: Kind) -> list[list[int]]:
         """Token ids of each text after its kind's prompt, specials included, cut at the length of its kind."""
+        if not texts:  # which the tokenizer can't do
+            return []
         is_query = kind == "query"
         limit = self.query_max_length if is_query else self.doc_max_length
         prompt = self.query_prompt if is_query else self.doc_prompt
@@ -163,7 +175,7 @@ class InteractionModel(Tower):
     def both_sides(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """States and masks of a batch's queries and docs."""
         queries, docs = in_parts(self, batch, self.states)
-        return *_pad_cat(queries), *_pad_cat(docs)
+        return *pad_cat(queries), *pad_cat(docs)
 
 
 def in_parts(
@@ -197,7 +209,7 @@ def in_parts(
     return found[0], found[1]
 
 
-def _pad_cat(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+def pad_cat(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """Parts of different lengths as one [B, L, D] and its mask [B, L]."""
     longest = max(mask.shape[1] for _, mask in parts)
     states = [nn.functional.pad(part, (0, 0, 0, longest - part.shape[1])) for part, _ in parts]

@@ -44,27 +44,37 @@ class _ModelOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeOptions(_ModelOptions, _CollectionOptions):
-    """Documents to vectors on disk. Run again after an interruption, it goes on."""
+    """What a model makes of documents, on disk: vectors, states of their tokens, or weights of terms. Run again after an
+    interruption, it goes on."""
 
     output: Output
-    """The folder to write: vectors.npy, ids.txt, manifest.json."""
+    """The folder to write: vectors.npy (or states.bin, or terms.bin and weights.bin, with lengths.bin), ids.txt,
+    manifest.json."""
 
     shard_size: int = 50_000
     """Documents between two points from which an interrupted run can go on."""
 
     store_dtype: Literal["float32", "float16"] = "float32"
-    """What the vectors are stored in; float16 halves the disk space."""
+    """What the numbers are stored in; float16 halves the disk space."""
+
+    min_weight: float = 0.0
+    """Of sparse models (splade): terms of a document that weigh no more than this are dropped."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class IndexOptions:
-    """Vectors of `encode` to an exact FAISS index."""
+    """An index over what `encode` wrote: exact, by FAISS, over vectors; inverted over weights of terms; over states of tokens
+    as --centroids says."""
 
     vectors: Path
     """The folder that `encode` wrote."""
 
     output: Output
-    """The folder to write: index.faiss (which FAISS reads), ids.txt."""
+    """The folder to write: index.faiss (which FAISS reads) or index.json and arrays, ids.txt."""
+
+    centroids: int | None = None
+    """For states of T tokens (colbert): centroids that give the shortlist; 0 makes the search exact. By default it is up
+    to a million tokens, and there are 4 sqrt(T) beyond."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +93,9 @@ class SearchOptions(_ModelOptions, _CollectionOptions):
     k: int = 1000
     """Documents a query."""
 
+    shortlist: int = 1000
+    """Documents a query that an index with centroids scores exactly, at least --k."""
+
     faiss_device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where FAISS searches; "auto" is a GPU if FAISS sees one."""
 
@@ -95,13 +108,16 @@ class SearchOptions(_ModelOptions, _CollectionOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class RerankOptions(_ModelOptions, _CollectionOptions):
-    """Scores the first documents of each query of a run anew, with a cross-encoder or a dot model."""
+    """Scores the first documents of each query of a run anew, with any student or teacher."""
 
     run: Path
     """The TREC run to re-rank."""
 
     output: Output
     """The run file to write; gzip if it ends in .gz."""
+
+    vectors: Path | None = None
+    """The folder that `encode` wrote with this model; without it documents are encoded anew."""
 
     depth: int = 1000
     """Documents a query that are scored; the rest is left out."""

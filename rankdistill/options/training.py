@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 from cyclopts import Parameter
+
+from rankdistill.options.students import ColbertOptions, SpladeOptions
 
 __all__ = ["LOSS_TERMS", "LossOptions", "MarginMSEOptions", "Stage", "Stages", "TeacherOptions", "TrainingOptions"]
 
@@ -151,9 +153,16 @@ class MarginMSEOptions(LossOptions, TrainingOptions):
     """Dropout of the student's body. 0 by default: a teacher's scores leave little to overfit, and on a CPU attention
     without dropout is much faster."""
 
-    student: Literal["dot", "cross-encoder"] = "dot"
-    """Architecture of the student. dot: one vector a text, compared by dot product. cross-encoder: query and document
-    read together; it scores the rows' own docs only, so it has no in-batch losses."""
+    student: Literal["dot", "colbert", "splade", "cross-encoder"] = "dot"
+    """Architecture of the student. dot: one vector a text, compared by dot product. colbert: one vector a token, compared by
+    MaxSim. splade: weights of the vocabulary's terms, compared by dot product. cross-encoder: query and document read
+    together; it scores the rows' own docs only, so it has no in-batch losses."""
+
+    colbert: ColbertOptions = field(default_factory=ColbertOptions)
+    """For --student colbert."""
+
+    splade: SpladeOptions = field(default_factory=SpladeOptions)
+    """For --student splade."""
 
     pooling: Literal["mean", "cls"] = "mean"
     """How token states become one vector."""

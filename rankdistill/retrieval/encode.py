@@ -6,11 +6,8 @@ tokens, not of texts.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +20,7 @@ from tqdm import tqdm
 from rankdistill.errors import BadStoreError
 from rankdistill.models.dot import DotModel
 from rankdistill.models.precision import autocast, fast_dtype
+from rankdistill.retrieval.folders import VECTORS, fill_folder, open_folder
 
 if TYPE_CHECKING:
     from rankdistill.formats.collection import Collection
@@ -34,7 +32,6 @@ DTypeName = Literal["auto", "float32", "bfloat16", "fast"]
 
 # Texts tokenised at a time: enough for the sort by length to bring padding under 2 %, little enough for memory.
 _TOKENIZE_CHUNK = 20_000
-_FORMAT = "rankdistill-vectors/1"
 
 
 def encode_texts(
@@ -156,46 +153,35 @@ def encode_collection(
         BadStoreError: the folder holds vectors of another model, other documents or another layout.
     """
     folder = Path(out_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    doc_ids = list(collection.doc_ids)
-    manifest: dict[str, Any] = {
-        "format": _FORMAT,
-        "model": model.fingerprint(),
-        "doc_ids": _hash(doc_ids),
-        "num_docs": len(doc_ids),
-        "dim": model.dim,
-        "dtype": store_dtype,
-        "shard_size": shard_size,
-    }
-    shape = (len(doc_ids), model.dim)
-    vectors_path, manifest_path = folder / "vectors.npy", folder / "manifest.json"
-    if manifest_path.is_file():
-        done = _resume(manifest_path, manifest)
-        vectors = np.load(vectors_path, mmap_mode="r+")
-    else:
-        done = {}
-        vectors = np.lib.format.open_memmap(vectors_path, mode="w+", dtype=store_dtype, shape=shape)
-        (folder / "ids.txt").write_text("".join(f"{doc_id}\n" for doc_id in doc_ids), encoding="utf-8")
-        _write_manifest(manifest_path, {**manifest, "shards": done})
-    texts = (text for _, text in collection.docs())
-    with tqdm(total=len(doc_ids), desc="encode document", unit="text", disable=not progress) as bar:
-        for shard, start in enumerate(range(0, len(doc_ids), shard_size)):
-            shard_texts = list(islice(texts, shard_size))
-            text_hash = _hash(shard_texts)
-            known = done.get(str(shard))
-            if known is None:
-                encoded = encode_texts(
-                    model, shard_texts, kind="document", batch_tokens=batch_tokens, dtype=dtype, progress=False
-                )
-                vectors[start : start + len(shard_texts)] = encoded
-                vectors.flush()  # the vectors first, then the word that they are there
-                done[str(shard)] = text_hash
-                _write_manifest(manifest_path, {**manifest, "shards": done})
-            elif known != text_hash:
-                expected = f"the texts that shard {shard} was made from"
-                raise BadStoreError(expected, "other texts of the same ids", _remedy(folder), str(manifest_path))
-            bar.update(len(shard_texts))
+
+    def encode(texts: Sequence[str]) -> NDArray[np.float32]:
+        return encode_texts(model, texts, kind="document", batch_tokens=batch_tokens, dtype=dtype, progress=False)
+
+    writer = _VectorWriter(folder / "vectors.npy", (collection.num_docs, model.dim), store_dtype, encode)
+    job = {"format": VECTORS, "model": model.fingerprint(), "dim": model.dim, "dtype": store_dtype}
+    fill_folder(folder, job, collection, writer, shard_size=shard_size, progress=progress)
     return folder
+
+
+class _VectorWriter:
+    """Fills an array on disk, memory-mapped."""
+
+    def __init__(
+        self, path: Path, shape: tuple[int, int], dtype: str, encode: Callable[[Sequence[str]], NDArray[np.float32]]
+    ) -> None:
+        self._path, self._shape, self._dtype, self._encode = path, shape, dtype, encode
+
+    def begin(self, num_done: int) -> None:
+        """Makes the file, or opens it."""
+        if num_done:
+            self._vectors = np.load(self._path, mmap_mode="r+")
+        else:
+            self._vectors = np.lib.format.open_memmap(self._path, mode="w+", dtype=self._dtype, shape=self._shape)
+
+    def write(self, start: int, texts: Sequence[str]) -> None:
+        """Writes the vectors of `texts`."""
+        self._vectors[start : start + len(texts)] = self._encode(texts)
+        self._vectors.flush()
 
 
 def load_vectors(out_dir: str | os.PathLike[str]) -> tuple[list[str], NDArray[Any]]:
@@ -208,59 +194,8 @@ def load_vectors(out_dir: str | os.PathLike[str]) -> tuple[list[str], NDArray[An
         BadStoreError: the folder isn't one, or isn't finished.
     """
     folder = Path(out_dir)
-    manifest_path = folder / "manifest.json"
-    if not manifest_path.is_file():
-        raise BadStoreError(
-            "a folder of vectors", "no manifest.json", "make one with `rankdistill encode`", str(folder)
-        )
-    manifest = _read_manifest(manifest_path)
-    num_shards = -(-manifest["num_docs"] // manifest["shard_size"])
-    if len(manifest["shards"]) != num_shards:
-        found = f"{len(manifest['shards'])} of {num_shards} shards"
-        raise BadStoreError("finished vectors", found, "run the same `rankdistill encode` again to go on", str(folder))
-    doc_ids = (folder / "ids.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    manifest, doc_ids = open_folder(folder, VECTORS)
     vectors = np.load(folder / "vectors.npy", mmap_mode="r")
-    if vectors.shape != (manifest["num_docs"], manifest["dim"]) or _hash(doc_ids) != manifest["doc_ids"]:
-        raise BadStoreError("the vectors and ids of the manifest", "others", _remedy(folder), str(folder))
+    if vectors.shape != (manifest["num_docs"], manifest["dim"]):
+        raise BadStoreError("the vectors of the manifest", f"shape {vectors.shape}", "encode again", str(folder))
     return doc_ids, vectors
-
-
-def _resume(manifest_path: Path, wanted: dict[str, Any]) -> dict[str, str]:
-    """The finished shards of an interrupted run; BadStoreError unless it was the same job."""
-    manifest = _read_manifest(manifest_path)
-    for name, value in wanted.items():
-        if manifest.get(name) != value:
-            expected, found = f"vectors of {name} {value}", f"{manifest.get(name)}"
-            raise BadStoreError(expected, found, _remedy(manifest_path.parent), str(manifest_path))
-    shards: dict[str, str] = manifest["shards"]
-    return shards
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        found = manifest["format"]
-    except (ValueError, KeyError, TypeError):
-        found = "something else"
-    if found != _FORMAT:
-        raise BadStoreError(f"a manifest of format {_FORMAT}", found, _remedy(path.parent), str(path))
-    return manifest
-
-
-def _write_manifest(path: Path, manifest: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def _remedy(folder: Path) -> str:
-    return f"encode into another folder, or delete {folder} first"
-
-
-def _hash(texts: Sequence[str]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for text in texts:
-        # The length keeps ["ab", "c"] and ["a", "bc"] apart.
-        data = text.encode("utf-8", "surrogatepass")
-        digest.update(len(data).to_bytes(8, "little") + data)
-    return digest.hexdigest()

@@ -37,8 +37,8 @@ def measure_system(
 ) -> dict[str, Cell]:
     """Ranks with a system for the judged queries of a collection, and measures the run.
 
-    Writes `<collection>/<system>.run.gz` and `<collection>/<system>.json` under `options.output`. Vectors of a dot model are
-    kept in `vectors/` there, so that an interrupted run goes on.
+    Writes `<collection>/<system>.run.gz` and `<collection>/<system>.json` under `options.output`. What a model that
+    searches made of the documents is kept in `vectors/` there, so that an interrupted run goes on.
 
     Args:
         system: as `systems.rank` takes it.
@@ -76,7 +76,7 @@ def measure_system(
         "system": system,
         "kind": ranking.kind,
         "num_parameters": ranking.num_parameters,
-        "first_stage": {"system": options.first_stage, "depth": options.depth} if ranking.reranks else None,
+        "first_stage": {"system": options.first_stage, "depth": options.depth} if ranking.reranked else None,
         "collection": spec,
         "split": split,
         "num_docs": collection.num_docs,

@@ -8,10 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from rankdistill.errors import BadDataError
+from rankdistill.models.colbert import ColbertModel
 from rankdistill.models.dot import DotModel
+from rankdistill.models.loading import Model
+from rankdistill.models.splade import SpladeModel
 from rankdistill.records import Run, ranked
 from rankdistill.retrieval.encode import DTypeName, encode_texts
-from rankdistill.retrieval.index import FlatIndex
+from rankdistill.retrieval.index import FlatIndex, Index, SparseIndex, TokenIndex
+from rankdistill.retrieval.sparse import encode_sparse
+from rankdistill.retrieval.states import encode_states
 
 __all__ = ["search", "search_vectors"]
 
@@ -22,11 +28,12 @@ _MARGIN = 8
 
 
 def search(
-    model: DotModel,
-    index: FlatIndex,
+    model: Model,
+    index: Index,
     queries: Mapping[str, str],
     k: int = 1000,
     *,
+    shortlist: int = 1000,
     batch_tokens: int = 8192,
     dtype: DTypeName = "auto",
     progress: bool = True,
@@ -38,12 +45,30 @@ def search(
         index: over the documents.
         queries: query_id -> text.
         k: documents a query; fewer if the index holds fewer.
+        shortlist: documents a query that a `TokenIndex` with centroids scores exactly.
         batch_tokens: as in `encode_texts`; so for `dtype` and `progress`.
 
     Returns:
         query_id -> doc_id -> score, in `records.ranked`'s order. Which of several equal documents makes the cut at k is
         decided by that rule too, not by FAISS.
+
+    Raises:
+        BadDataError: if the index isn't one for this kind of model.
     """
+    if isinstance(model, ColbertModel) and isinstance(index, TokenIndex):
+        states = encode_states(
+            model, list(queries.values()), kind="query", batch_tokens=batch_tokens, dtype=dtype, progress=progress
+        )
+        by_id = {query_id: states[row] for row, query_id in enumerate(queries)}
+        return index.search(by_id, k, shortlist=shortlist, progress=progress)
+    if isinstance(model, SpladeModel) and isinstance(index, SparseIndex):
+        weights_QV = encode_sparse(
+            model, list(queries.values()), kind="query", batch_tokens=batch_tokens, dtype=dtype, progress=progress
+        )
+        return index.search({query_id: weights_QV[row] for row, query_id in enumerate(queries)}, k, progress=progress)
+    if not (isinstance(model, DotModel) and isinstance(index, FlatIndex)):
+        found = f"a {type(index).__name__} and a {model.architecture} model"
+        raise BadDataError("an index that was made with this model", found, "index what this model encoded")
     vectors = encode_texts(
         model, list(queries.values()), kind="query", batch_tokens=batch_tokens, dtype=dtype, progress=progress
     )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -14,8 +17,12 @@ from tqdm import tqdm
 
 from rankdistill.models.towers import InteractionModel, Kind
 from rankdistill.retrieval.encode import DTypeName, inference_mode, length_sorted_batches, pad_batch
+from rankdistill.retrieval.folders import STATES, Columns, RaggedWriter, fill_folder, open_folder, read_ragged
 
-__all__ = ["TokenStates", "encode_states", "score_state_pairs"]
+if TYPE_CHECKING:
+    from rankdistill.formats.collection import Collection
+
+__all__ = ["TokenStates", "encode_collection_states", "encode_states", "load_states", "score_state_pairs"]
 
 # Docs whose states are held at a time: 4,000 of 200 tokens of 128 float32 are 400 MB.
 _DOC_CHUNK = 4000
@@ -23,7 +30,7 @@ _DOC_CHUNK = 4000
 
 @dataclass(frozen=True)
 class TokenStates:
-    """States of many texts' tokens, one after the other.
+    """States of many texts' tokens, one after the other, in memory or memory-mapped.
 
     Attributes:
         states: [T, D] of all tokens.
@@ -36,6 +43,10 @@ class TokenStates:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    def __getitem__(self, row: int) -> NDArray[np.floating]:
+        """States [L, D] of one text's tokens."""
+        return self.states[self.offsets[row] : self.offsets[row + 1]]
+
     def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """How many tokens each of the texts has."""
         return self.offsets[rows + 1] - self.offsets[rows]
@@ -45,7 +56,7 @@ class TokenStates:
         lengths = self.lengths(rows)
         mask = np.arange(max(1, int(lengths.max(initial=0)))) < lengths[:, None]
         padded = np.zeros((*mask.shape, self.states.shape[1]), np.float32)
-        padded[mask] = np.concatenate([self.states[self.offsets[row] : self.offsets[row + 1]] for row in rows])
+        padded[mask] = np.concatenate([self[row] for row in rows])
         return torch.from_numpy(padded).to(device), torch.from_numpy(mask.astype(np.int64)).to(device)
 
 
@@ -83,6 +94,72 @@ def encode_states(
             bar.update(len(rows))
     offsets = np.concatenate([[0], np.cumsum([len(states) for states in found], dtype=np.int64)])
     return TokenStates(np.concatenate(found) if found else np.zeros((0, model.dim), np.float32), offsets)
+
+
+def encode_collection_states(
+    model: InteractionModel,
+    collection: Collection,
+    out_dir: str | os.PathLike[str],
+    *,
+    shard_size: int = 50_000,
+    store_dtype: Literal["float32", "float16"] = "float32",
+    batch_tokens: int = 8192,
+    dtype: DTypeName = "auto",
+    progress: bool = True,
+) -> Path:
+    """States of all documents' tokens, in a folder; started again after an interruption, it does only what is missing.
+
+    The folder holds `states.bin` ([T, D], flat), `lengths.bin` (tokens a document, int32), `ids.txt` and `manifest.json`.
+
+    Args:
+        model: the encoder.
+        collection: the documents.
+        out_dir: the folder.
+        shard_size: documents between two points from which an interrupted run can go on.
+        store_dtype: what the states are stored in.
+        batch_tokens: as in `encode_states`; so for `dtype` and `progress`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        BadStoreError: the folder holds states of another model, other documents or another layout.
+    """
+    folder = Path(out_dir)
+
+    def encode(texts: Sequence[str]) -> tuple[NDArray[np.int64], dict[str, NDArray[np.floating]]]:
+        found = encode_states(model, texts, kind="document", batch_tokens=batch_tokens, dtype=dtype, progress=False)
+        return np.diff(found.offsets), {"states": found.states}
+
+    writer = RaggedWriter(folder, _columns(store_dtype, model.dim), encode)
+    job = {
+        "format": STATES,
+        "model": model.fingerprint(),
+        "architecture": model.architecture,
+        "dim": model.dim,
+        "dtype": store_dtype,
+    }
+    fill_folder(folder, job, collection, writer, shard_size=shard_size, progress=progress)
+    return folder
+
+
+def load_states(out_dir: str | os.PathLike[str]) -> tuple[list[str], TokenStates]:
+    """Reads a folder of `encode_collection_states`.
+
+    Returns:
+        The doc_ids, and the states, memory-mapped.
+
+    Raises:
+        BadStoreError: the folder isn't one, or isn't finished.
+    """
+    manifest, doc_ids = open_folder(Path(out_dir), STATES)
+    columns = _columns(manifest["dtype"], manifest["dim"])
+    offsets, found = read_ragged(Path(out_dir), len(doc_ids), columns)
+    return doc_ids, TokenStates(found["states"], offsets)
+
+
+def _columns(dtype: str, dim: int) -> Columns:
+    return {"states": (np.dtype(dtype).newbyteorder("<").str, (dim,))}
 
 
 def score_state_pairs(

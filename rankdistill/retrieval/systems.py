@@ -10,7 +10,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from rankdistill.evaluation.latency import Latency, measure_latency
 from rankdistill.formats.trec import read_run
@@ -18,9 +20,10 @@ from rankdistill.models.dot import DotModel
 from rankdistill.models.loading import Model, load_model
 from rankdistill.records import Run, ranked
 from rankdistill.retrieval.bm25 import BM25
-from rankdistill.retrieval.encode import DTypeName, encode_collection, load_vectors
-from rankdistill.retrieval.index import Device, FlatIndex, build_index, faiss_module
-from rankdistill.retrieval.rerank import rerank, score_pairs
+from rankdistill.retrieval.encode import DTypeName
+from rankdistill.retrieval.index import Device, Index, build_index, faiss_module, index_of, searches
+from rankdistill.retrieval.precompute import Precomputed, load_precomputed, precompute
+from rankdistill.retrieval.rerank import rerank, score_encoded, score_pairs
 from rankdistill.retrieval.search import search
 
 if TYPE_CHECKING:
@@ -39,7 +42,7 @@ class Ranking:
         num_parameters: of the model; None for the others.
         latency: one query at a time, without indexing; None for a run file.
         seconds: for all of it, loading and indexing included.
-        reranks: whether it scored what a first stage had found.
+        reranked: whether a first stage found the documents.
     """
 
     run: Run
@@ -47,7 +50,7 @@ class Ranking:
     num_parameters: int | None
     latency: Latency | None
     seconds: float
-    reranks: bool = False
+    reranked: bool = False
 
 
 def rank(
@@ -68,7 +71,7 @@ def rank(
 ) -> Ranking:
     """Ranks a collection's documents for its queries, whatever the system is.
 
-    A dot model and BM25 search all documents; other models re-rank what `first_stage` (a system too) found.
+    BM25 and models that can (`index.searches`) search all documents; others re-rank what `first_stage` (a system too) found.
 
     Args:
         system: "bm25", a TREC run file, or a model's folder or hub id.
@@ -77,8 +80,8 @@ def rank(
         k: documents a query.
         first_stage: for models that re-rank.
         depth: documents a query that they score.
-        vectors_dir: where a dot model's vectors are kept, so that an interrupted run goes on and later ones reuse
-            them; in memory without it.
+        vectors_dir: where what a searching model made of the documents is kept, so that an interrupted run goes
+            on and later ones reuse it; in memory without it.
         device: where the model runs.
         faiss_device: where FAISS searches.
         batch_tokens: as in `encode_texts`; so for `dtype` and `progress`.
@@ -99,33 +102,41 @@ def rank(
         return Ranking(run, "run", None, None, time.perf_counter() - start)
     model = load_model(Path(system) if os.path.isdir(system) else os.fspath(system), device=device)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    if isinstance(model, DotModel):
-        faiss_module()
+    if searches(model):
+        if isinstance(model, DotModel):
+            faiss_module()  # the door: before an hour of encoding, not after
         if vectors_dir is None:
             index = build_index(
                 model, collection.docs(), device=faiss_device, batch_tokens=batch_tokens, dtype=dtype, progress=progress
             )
         else:
             own = Path(vectors_dir) / model.fingerprint()  # a model trained anew at the same path has others
-            folder = encode_collection(
-                model, collection, own, batch_tokens=batch_tokens, dtype=dtype, progress=progress
-            )
-            doc_ids, vectors = load_vectors(folder)
-            index = FlatIndex.build(vectors, doc_ids, faiss_device)
+            folder = precompute(model, collection, own, batch_tokens=batch_tokens, dtype=dtype, progress=progress)
+            index = index_of(load_precomputed(folder), device=faiss_device)
         run = search(model, index, queries, k, batch_tokens=batch_tokens, dtype=dtype, progress=progress)
         seconds = time.perf_counter() - start
-        return Ranking(run, "dot", num_parameters, search_latency(model, index, list(timed.values()), k), seconds)
+        latency = search_latency(model, index, list(timed.values()), k, dtype=dtype)
+        return Ranking(run, model.architecture, num_parameters, latency, seconds)
     candidates = rank(first_stage, collection, query_ids, k=depth, latency_queries=0, progress=progress).run
     run = rerank(model, collection, candidates, depth=depth, batch_tokens=batch_tokens, dtype=dtype, progress=progress)
     seconds = time.perf_counter() - start
     # These take seconds for what the others do in milliseconds, and vary less.
     latency = rerank_latency(model, collection, candidates, min(latency_queries, 5), depth, batch_tokens, dtype)
-    return Ranking(run, model.architecture, num_parameters, latency, seconds, reranks=True)
+    return Ranking(run, model.architecture, num_parameters, latency, seconds, reranked=True)
 
 
-def search_latency(model: DotModel, index: FlatIndex, queries: Sequence[str], k: int) -> Latency | None:
+def search_latency(
+    model: Model,
+    index: Index,
+    queries: Sequence[str],
+    k: int,
+    *,
+    shortlist: int = 1000,
+    dtype: DTypeName = "auto",
+) -> Latency | None:
     """Times encoding and searching, a query at a time."""
-    return measure_latency(lambda text: search(model, index, {"": text}, k, progress=False), queries)
+    settings: dict[str, Any] = {"shortlist": shortlist, "dtype": dtype, "progress": False}
+    return measure_latency(lambda text: search(model, index, {"": text}, k, **settings), queries)
 
 
 def rerank_latency(
@@ -136,13 +147,20 @@ def rerank_latency(
     depth: int,
     batch_tokens: int = 8192,
     dtype: DTypeName = "auto",
+    precomputed: Precomputed | None = None,
 ) -> Latency | None:
-    """Times re-ranking, a query at a time; a dot model's documents are encoded within the time too."""
+    """Times re-ranking, a query at a time; documents are encoded within the time too, unless they are precomputed."""
+    settings: dict[str, Any] = {"batch_tokens": batch_tokens, "dtype": dtype, "progress": False}
+    row_of = {} if precomputed is None else {doc_id: row for row, doc_id in enumerate(precomputed.doc_ids)}
 
     def job(query_id: str) -> Callable[[], object]:
-        docs = collection.doc_texts([doc_id for doc_id, _ in ranked(run[query_id], depth)])
-        texts = collection.query_texts([query_id]) * len(docs)
-        return lambda: score_pairs(model, texts, docs, batch_tokens=batch_tokens, dtype=dtype, progress=False)
+        doc_ids = [doc_id for doc_id, _ in ranked(run[query_id], depth)]
+        query = collection.query_texts([query_id])
+        if precomputed is not None:
+            rows, encoded = np.array([row_of[doc_id] for doc_id in doc_ids], np.int64), precomputed.docs
+            return lambda: score_encoded(model, query, encoded, np.zeros_like(rows), rows, **settings)
+        docs = collection.doc_texts(doc_ids)
+        return lambda: score_pairs(model, query * len(docs), docs, **settings)
 
     jobs = [job(query_id) for query_id in list(run)[:num_queries] if run[query_id]]
     return measure_latency(lambda score: score(), jobs, num_warmup=1)

@@ -25,9 +25,10 @@ from rankdistill.models.loading import Model
 from rankdistill.models.towers import BatchScores, Tower
 from rankdistill.options.training import LossOptions, MarginMSEOptions
 from rankdistill.retrieval.bm25 import bm25_search
+from rankdistill.retrieval.index import searches
 from rankdistill.training.rows import CrossSource, DenseTeacher, Placed, TowerSource, batch_plan, place
-from rankdistill.training.run import prepare_folder, run_training, trainer_arguments, write_config
-from rankdistill.training.students import check_terms, new_student
+from rankdistill.training.run import prepare_folder, run_training, total_steps, trainer_arguments, write_config
+from rankdistill.training.students import check_terms, new_student, penalty_weights
 from rankdistill.training.teacher_vectors import cached_vectors
 from rankdistill.training.terms import TERMS, needs_dense_teacher, needs_in_batch, parse_loss, term_loss
 from rankdistill.training.trainer import Batch, DistillationTrainer, Objective
@@ -36,11 +37,21 @@ from rankdistill.training.validation import dev_qrels, validator
 __all__ = ["loss_weights", "score_objective", "train_margin_mse"]
 
 
-def score_objective(weights: Mapping[str, float], options: LossOptions) -> Objective:
+def score_objective(
+    weights: Mapping[str, float],
+    options: LossOptions,
+    penalties: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
+) -> Objective:
     """The weighted loss terms of a student's scores.
 
     A student gives the scores [B, M] of every query with every doc of the batch, or those [B, N] of each row's own docs;
     the latter has no in-batch terms.
+
+    Args:
+        weights: of each term.
+        options: what the terms heed: temperature, the teacher's scale and so on.
+        penalties: by the name of each of the student's own penalties its weight as a function of the step; others count
+            nothing.
     """
 
     def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -52,6 +63,8 @@ def score_objective(weights: Mapping[str, float], options: LossOptions) -> Objec
                 if found.in_batch and not needs_in_batch(name):
                     scores = found.own(batch["doc_columns"])
                 terms[name] = weight * term_loss(name, scores, batch, options)
+            for name, weight_at in (penalties or {}).items():
+                terms[name] = weight_at(batch["step"]) * found.penalties[name]
             return terms
 
     return objective
@@ -74,7 +87,7 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
     """Trains a student from teacher score files.
 
     Returns:
-        The folder of the trained model, a SentenceTransformer.
+        The folder of the trained model.
 
     Raises:
         ValueError: for options that contradict each other.
@@ -83,18 +96,21 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
         FileExistsError: if the output folder holds a run.
     """
     weights = loss_weights(options)
-    if options.dev_split is not None and options.dev_mode == "retrieve" and options.student != "dot":
-        raise ValueError(f"a {options.student} student is validated by --dev-mode rerank; only dot students retrieve")
     checkpoint = prepare_folder(options)
     set_seed(options.seed)
     model = new_student(options)
     check_terms(model, weights)
+    if options.dev_split is not None and options.dev_mode == "retrieve" and not searches(model):
+        raise ValueError(
+            f"a {options.student} student is validated by --dev-mode rerank; it can't search all documents"
+        )
     state = PartialState(cpu=options.device == "cpu")
     with state.main_process_first():  # the first process fills the caches, the others read them
         store = open_scores(options.scores, format=options.format, on_bad_row=options.on_bad_row)
     collection = _collection(options, store)
     placed = place(store, collection, on_missing=options.on_missing)
     source, plan = _batches(options, state, model, collection, placed, with_negatives="infonce" in weights)
+    penalties = penalty_weights(options, total_steps(options, source.num_steps))
     with_dev = options.dev_split is not None
     arguments = trainer_arguments(
         options,
@@ -117,7 +133,7 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
         model,
         arguments,
         source=source,
-        objective=score_objective(weights, options),
+        objective=score_objective(weights, options, penalties),
         validate=_validation(options, collection) if with_dev else None,
         callbacks=[EarlyStoppingCallback(options.patience)] if with_dev and options.patience else None,
     )

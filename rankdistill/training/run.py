@@ -22,8 +22,15 @@ from rankdistill.models.precision import choose_device, fast_dtype
 from rankdistill.options.training import TrainingOptions
 from rankdistill.training.trainer import DistillationTrainer, last_checkpoint
 
-__all__ = ["model_card", "prepare_folder", "run_training", "trainer_arguments", "write_config"]
+__all__ = ["model_card", "prepare_folder", "run_training", "total_steps", "trainer_arguments", "write_config"]
 
+# How a model is loaded by sentence-transformers, what the hub calls its task, and how it scores.
+_CARDS = {
+    "cross-encoder": ("CrossEncoder", "text-ranking", "Scores are raw logits."),
+    "dot": ("SentenceTransformer", "sentence-similarity", "Pairs are scored by dot product."),
+    "colbert": ("MultiVectorEncoder", "sentence-similarity", "Pairs are scored by MaxSim of their tokens' vectors."),
+    "splade": ("SparseEncoder", "feature-extraction", "Pairs are scored by the dot product of their terms' weights."),
+}
 _PACKAGES = ("rankdistill", "torch", "transformers", "accelerate", "tokenizers", "numpy")
 
 
@@ -50,6 +57,11 @@ def prepare_folder(options: TrainingOptions) -> Path | None:
     return last_checkpoint(folder / "checkpoints") if options.resume else None
 
 
+def total_steps(options: TrainingOptions, num_steps: int) -> int:
+    """Steps of the whole run, of `num_steps` an epoch."""
+    return options.max_steps if options.max_steps > 0 else math.ceil(num_steps * options.num_epochs)
+
+
 def trainer_arguments(
     options: TrainingOptions, num_steps: int, *, eval_steps: int | None = None, metric: str | None = None
 ) -> TrainingArguments:
@@ -62,7 +74,7 @@ def trainer_arguments(
     """
     device = choose_device(options.device)
     dtype = _dtype(options, device)
-    total = options.max_steps if options.max_steps > 0 else math.ceil(num_steps * options.num_epochs)
+    total = total_steps(options, num_steps)
     every = eval_steps or options.save_steps
     return TrainingArguments(
         output_dir=str(options.output_dir / "checkpoints"),
@@ -166,9 +178,7 @@ def run_training(
 
 def model_card(model: nn.Module, options: TrainingOptions, facts: Mapping[str, Any]) -> str:
     """A model card in the hub's form: how it was made, how it's loaded."""
-    kind, task, scored = "CrossEncoder", "text-ranking", "Scores are raw logits."
-    if hasattr(model, "pooling"):
-        kind, task, scored = "SentenceTransformer", "sentence-similarity", "Pairs are scored by dot product."
+    kind, task, scored = _CARDS[str(getattr(model, "architecture", "cross-encoder"))]
     load = f"from sentence_transformers import {kind}\n\nmodel = {kind}(PATH)"
     size = sum(parameter.numel() for parameter in model.parameters())
     rows = "".join(f"| {key.replace('_', ' ')} | {value} |\n" for key, value in facts.items())

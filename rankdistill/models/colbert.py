@@ -1,0 +1,371 @@
+"""The ColBERT student: one vector a token; the score of a pair is the sum of each query token's best match (MaxSim).
+
+Checkpoints are sentence-transformers' multi-vector encoders: Transformer + Dense + MultiVectorMask [+ Normalize].
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tokenizers import AddedToken
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoModel, PreTrainedModel
+
+from rankdistill.errors import BadDataError
+from rankdistill.models.backbone import config_with_layers, load_tokenizer, load_weights, max_positions, quiet, resolve
+from rankdistill.models.layout import load_dense, model_type, read_lengths, read_modules, read_prompts, write_layout
+from rankdistill.models.maxsim import maxsim, maxsim_pairs
+from rankdistill.models.precision import choose_device
+from rankdistill.models.towers import (
+    OWN_CONFIG,
+    BatchScores,
+    InteractionModel,
+    Kind,
+    in_parts,
+    pad_cat,
+    read_json,
+    write_json,
+)
+
+__all__ = ["PUNCTUATION", "ColbertModel", "Expansion", "expand"]
+
+PUNCTUATION = tuple(string.punctuation)
+"""What ColBERT skips in documents."""
+
+_MARKERS = ("[Q]", "[D]")
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """[MASK] tokens in queries; they count in the score, as terms that the model may fill in.
+
+    Attributes:
+        strategy: "fixed" and "min" put them after the final [SEP] until the query has `length` tokens; "fixed" queries are cut
+            there too. "before-sep" and "after-sep" put `length` of them there; sentence-transformers knows no such queries
+            and refuses to load the model.
+        length: as said.
+        attend: whether other tokens see them. ColBERT's didn't; those of Hofstätter et al. did.
+    """
+
+    strategy: Literal["fixed", "min", "before-sep", "after-sep"]
+    length: int
+    attend: bool = True
+
+    def __post_init__(self) -> None:
+        if self.strategy not in ("fixed", "min", "before-sep", "after-sep"):
+            raise ValueError(f'expected "fixed", "min", "before-sep" or "after-sep", found {self.strategy!r}')
+        if self.length < 1:
+            raise ValueError(f"expected a positive number of tokens for [MASK]s, found {self.length}")
+        if self.strategy == "before-sep" and not self.attend:
+            raise ValueError("[MASK]s before the final [SEP] are attended to; put them after it, or attend to them")
+
+    @property
+    def num_more(self) -> int:
+        """Tokens by which a query of full length grows."""
+        return self.length if self.strategy.endswith("sep") else 0
+
+
+def expand(input_ids: Tensor, mask: Tensor, expansion: Expansion, mask_id: int, pad_id: int) -> tuple[Tensor, Tensor]:
+    """Token ids [B, L'] with the [MASK]s put in, and which tokens there are, [B, L'].
+
+    Args:
+        input_ids: [B, L], padded on the right; each query ends in one special token.
+        mask: [B, L], 1 for tokens.
+    """
+    lengths_B1 = mask.sum(1, keepdim=True)
+    width = input_ids.shape[1]
+    grown = width + expansion.length if expansion.num_more else max(width, expansion.length)
+    ids = functional.pad(input_ids, (0, grown - width), value=pad_id)
+    at = torch.arange(grown, device=ids.device)
+    start_B1 = lengths_B1 - 1 if expansion.strategy == "before-sep" else lengths_B1
+    end_B1 = start_B1 + expansion.length if expansion.num_more else torch.full_like(start_B1, expansion.length)
+    if expansion.strategy == "before-sep":
+        ids = ids.scatter(1, end_B1, input_ids.gather(1, start_B1))
+    masks = (at >= start_B1) & (at < end_B1)
+    total_B1 = torch.maximum(lengths_B1, end_B1 + 1 if expansion.strategy == "before-sep" else end_B1)
+    return ids.masked_fill(masks, mask_id), (at < total_B1).to(mask.dtype)
+
+
+class ColbertModel(InteractionModel):
+    """An encoder whose tokens' states are compared by MaxSim.
+
+    A document none of whose tokens counts has the score `maxsim.EMPTY_DOC_SCORE`; it takes a tokenizer without [CLS] and [SEP].
+
+    Attributes:
+        normalize: whether states have length 1, so that a pair's score lies between -L and L for L query tokens.
+        expansion: [MASK]s in queries, or None.
+        skip_words: tokens of documents that don't count.
+
+    Source:
+        Khattab and Zaharia 2020, arXiv:2004.12832. Hofstätter et al. 2020, arXiv:2010.02666, distil one without
+        normalisation, markers and skipped words, with 8 [MASK]s.
+    """
+
+    architecture = "colbert"
+    _skip_ids: Tensor
+
+    def __init__(
+        self,
+        encoder: PreTrainedModel,
+        tokenizer: Any,
+        projection: nn.Linear,
+        *,
+        normalize: bool = True,
+        expansion: Expansion | None = None,
+        skip_words: Sequence[str] = (),
+        **lengths_and_prompts: Any,
+    ) -> None:
+        super().__init__(tokenizer, **lengths_and_prompts)
+        tokenizer.padding_side = "right"
+        self.encoder, self.projection, self.normalize = encoder, projection, normalize
+        self.expansion, self.skip_words = expansion, tuple(skip_words)
+        self.config: Any = encoder.config
+        self.dim = projection.out_features
+        if expansion is not None:
+            self._check(expansion)
+        ids = {word: tokenizer.convert_tokens_to_ids(word) for word in self.skip_words}
+        # A word that isn't a token must not make [UNK] one that is skipped.
+        unknown = tokenizer.unk_token_id
+        skipped = [found for word, found in ids.items() if found != unknown or word == tokenizer.unk_token]
+        self.register_buffer("_skip_ids", torch.tensor(skipped, dtype=torch.long), persistent=False)
+
+    def _check(self, expansion: Expansion) -> None:
+        if self.tokenizer.mask_token_id is None:
+            raise ValueError("[MASK]s in queries need a tokenizer that has such a token; do without them")
+        limit = self.query_max_length
+        if (expansion.strategy == "fixed" and expansion.length != limit) or (
+            expansion.strategy == "min" and expansion.length > limit
+        ):
+            raise ValueError(
+                f"expected queries filled to the {limit} tokens that they may have, found {expansion.length}"
+            )
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """As in `Tower.embed`."""
+        embedded: Tensor = self.encoder.get_input_embeddings()(input_ids)
+        return embedded
+
+    def states(
+        self, input_ids: Tensor, attention_mask: Tensor, kind: Kind, inputs_embeds: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As in `InteractionModel.states`; queries grow by their [MASK]s, skipped words of documents don't count."""
+        if kind == "query" and self.expansion is not None:
+            input_ids, attention_mask = self._expand(input_ids, attention_mask)
+            inputs_embeds = None
+        return self._states(input_ids, attention_mask, kind, inputs_embeds)
+
+    def _expand(self, input_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.expansion is not None
+        return expand(input_ids, mask, self.expansion, self.tokenizer.mask_token_id, self.tokenizer.pad_token_id)
+
+    def _states(
+        self, input_ids: Tensor, mask_BL: Tensor, kind: Kind, inputs_embeds: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        attention_BL = mask_BL
+        if kind == "query" and self.expansion is not None and not self.expansion.attend:
+            # The [MASK]s after the last other token; a query's text may have some of its own.
+            others_BL = mask_BL.bool() & (input_ids != self.tokenizer.mask_token_id)
+            attention_BL = others_BL.flip(1).cummax(1).values.flip(1).to(mask_BL.dtype)
+        given = {"input_ids": input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
+        states_BLD: Tensor = self.projection(self.encoder(attention_mask=attention_BL, **given)[0]).float()
+        if self.normalize:
+            states_BLD = functional.normalize(states_BLD, dim=-1)
+        counts_BL = mask_BL.bool()
+        if kind == "document" and len(self._skip_ids):
+            counts_BL = counts_BL & ~torch.isin(input_ids, self._skip_ids)
+        return states_BLD, counts_BL
+
+    def interact(self, query_PLD: Tensor, query_mask_PL: Tensor, doc_PLD: Tensor, doc_mask_PL: Tensor) -> Tensor:
+        """As in `InteractionModel.interact`: MaxSim."""
+        return maxsim_pairs(query_PLD, query_mask_PL, doc_PLD, doc_mask_PL)
+
+    def forward(self, batch: Mapping[str, Tensor]) -> BatchScores:
+        """Scores [B, M] of every query with every doc; as in `Tower.forward`."""
+        whole = dict(batch)
+        if self.expansion is not None:  # before the look-up, which is one for all tokens
+            whole["query_ids"], whole["query_mask"] = self._expand(batch["query_ids"], batch["query_mask"])
+        queries, docs = in_parts(self, whole, self._states)
+        query_BLD, query_mask_BL = pad_cat(queries)
+        scores = [maxsim(query_BLD, query_mask_BL, *part) for part in docs]
+        return BatchScores(torch.cat(scores, 1), in_batch=True)
+
+    def own_config(self) -> dict[str, Any]:
+        """As in `Tower.own_config`."""
+        return super().own_config() | {
+            "normalize": self.normalize,
+            "expansion": None if self.expansion is None else asdict(self.expansion),
+            "skip_words": list(self.skip_words),
+        }
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        device: str = "auto",
+        num_layers: int | None = None,
+        dropout: float | None = None,
+        dim: int | None = None,
+        normalize: bool | None = None,
+        expansion: Expansion | Literal["keep"] | None = "keep",
+        markers: bool = False,
+        skip_words: Sequence[str] | None = None,
+        query_max_length: int | None = None,
+        doc_max_length: int | None = None,
+    ) -> ColbertModel:
+        """Loads a checkpoint of ours or a multi-vector encoder of sentence-transformers; with `dim`, any encoder.
+
+        Args:
+            num_layers: keep the first layers only.
+            dropout: of the body, in place of the checkpoint's.
+            dim: width of the states; a new projection to it starts random where the checkpoint has none of this width.
+            normalize: None keeps the checkpoint's (True for a plain encoder).
+            expansion: "keep" keeps the checkpoint's (None for a plain encoder); a "fixed" one is as long as a query may be.
+            markers: put [Q] before queries and [D] before documents, tokens that are new where the tokenizer lacks them.
+            skip_words: None keeps the checkpoint's (none for a plain encoder).
+            query_max_length: None keeps the checkpoint's; never more than the model has positions for. So for
+                `doc_max_length`.
+
+        Raises:
+            ValueError: if `dim` isn't positive.
+            BadDataError: if the folder holds another architecture, or a plain encoder and `dim` isn't given.
+        """
+        if dim is not None and dim < 1:
+            raise ValueError(f"expected a positive dim, found {dim}")
+        path = Path(resolve(str(name_or_path)))
+        stored = _read_layout(path, plain=dim is not None)
+        body = path / stored["transformer"]
+        config = config_with_layers(str(body), num_layers, dropout)
+        encoder = load_weights(AutoModel, str(body), config, may_be_new=("pooler",))
+        tokenizer = load_tokenizer(str(body))
+        projection: nn.Linear | None = load_dense(path / stored["dense"]) if stored["dense"] else None
+        if projection is None or (dim is not None and projection.out_features != dim):
+            assert dim is not None
+            projection = nn.Linear(int(config.hidden_size), dim, bias=False)
+        prompts = stored["prompts"]
+        if markers:
+            prompts = _add_markers(encoder, tokenizer, prompts)
+        kept = stored["expansion"] if expansion == "keep" else expansion
+        longest = max_positions(config)
+        limit = stored["max_length"] or min(longest, 512)
+        query_length = query_max_length or stored["query_max_length"] or limit
+        if kept is not None:
+            query_length = min(query_length, longest - kept.num_more)
+            if kept.strategy == "fixed":
+                query_length = query_max_length or kept.length
+                kept = Expansion("fixed", min(query_length, longest), kept.attend)
+        model = cls(
+            encoder,
+            tokenizer,
+            projection,
+            normalize=stored["normalize"] if normalize is None else normalize,
+            expansion=kept,
+            skip_words=stored["skip_words"] if skip_words is None else skip_words,
+            query_max_length=min(query_length, longest),
+            doc_max_length=min(doc_max_length or stored["doc_max_length"] or limit, longest),
+            query_prompt=prompts[0],
+            doc_prompt=prompts[1],
+        )
+        model.eval()
+        return model.to(choose_device(device))
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Writes a folder that `MultiVectorEncoder(path)` and `ColbertModel.from_pretrained(path)` load."""
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.encoder.save_pretrained(folder)
+        longest = max(self.query_max_length, self.doc_max_length)
+        self.tokenizer.model_max_length = longest
+        self.tokenizer.save_pretrained(folder)
+        lengths = {"query_length": self.query_max_length, "document_length": self.doc_max_length}
+        expansion = None if self.expansion is None else {**asdict(self.expansion), "token": None}
+        words = {"skiplist_words": list(self.skip_words), "skiplist_tasks": ["document"], "keep_only_token_ids": None}
+        on_tokens = {"module_input_name": "token_embeddings", "module_output_name": "token_embeddings"}
+        write_layout(
+            folder,
+            [
+                ("Transformer", {"max_seq_length": longest, **lengths, "query_expansion": expansion}),
+                ("Dense", self.projection),
+                ("MultiVectorMask", words),
+                *([("Normalize", on_tokens)] if self.normalize else []),
+            ],
+            model_type="MultiVectorEncoder",
+            similarity="maxsim",
+            prompts=(self.query_prompt, self.doc_prompt),
+        )
+        write_json(folder / OWN_CONFIG, self.own_config())
+
+
+def _add_markers(encoder: PreTrainedModel, tokenizer: Any, prompts: tuple[str, str]) -> tuple[str, str]:
+    """Gives tokenizer and encoder the marker tokens, and the prompts their markers; what's there stays as it is."""
+    tokenizer.add_tokens(
+        [AddedToken(marker, special=True, normalized=False) for marker in _MARKERS], special_tokens=True
+    )
+    if len(tokenizer) > int(encoder.config.vocab_size):
+        with quiet():
+            # New rows are drawn around the mean of the old ones, so they start as words, not as noise.
+            encoder.resize_token_embeddings(len(tokenizer), mean_resizing=True)
+    query, doc = (
+        prompt if prompt.startswith(marker) else f"{marker} {prompt}"
+        for prompt, marker in zip(prompts, _MARKERS, strict=True)
+    )
+    return query, doc
+
+
+def _read_layout(path: Path, *, plain: bool) -> dict[str, Any]:
+    """What a folder says of itself.
+
+    Args:
+        plain: whether a plain encoder, or a SentenceTransformer for its encoder, will do.
+    """
+    kind = model_type(path)
+    architecture = read_json(path / OWN_CONFIG).get("architecture")
+    found: dict[str, Any] = {"transformer": "", "dense": None, "normalize": True, "skip_words": (), "expansion": None}
+    if kind != "MultiVectorEncoder":
+        names = [str(name) for name in read_json(path / "config.json").get("architectures") or []]
+        # An encoder's body, whatever head it once had, will do; another student or a ColBERT of another layout won't.
+        foreign = (
+            kind not in (None, "SentenceTransformer") or architecture not in (None, "dot") or "HF_ColBERT" in names
+        )
+        if foreign or not plain:
+            what = architecture or (kind if kind != "SentenceTransformer" else None) or ", ".join(names) or "no model"
+            remedy = "train one with `rankdistill train margin-mse --student colbert`"
+            if "HF_ColBERT" in names or kind == "ColBERT":
+                remedy = "save it once with sentence_transformers.MultiVectorEncoder(...).save_pretrained(...)"
+            raise BadDataError("a ColBERT checkpoint (a multi-vector encoder)", what, remedy, str(path))
+        found["transformer"] = next((at for name, at in read_modules(path) if name == "Transformer"), "")
+        found["prompts"] = read_prompts(path)
+        return found | read_lengths(path, found["transformer"])
+    found |= {"normalize": False, "prompts": read_prompts(path)}
+    for name, where in read_modules(path):
+        config = read_json(path / where / "config.json")
+        if name == "Transformer":
+            found["transformer"] = where
+        elif name == "Dense" and found["dense"] is None:
+            found["dense"] = where
+        elif name == "Normalize":
+            found["normalize"] = True
+        elif name == "MultiVectorMask" and config.get("skiplist_tasks", ["document"]) == ["document"]:
+            found["skip_words"] = tuple(config.get("skiplist_words") or ())
+        else:
+            raise BadDataError(
+                "the modules Transformer, Dense, MultiVectorMask (for documents) and Normalize, once each",
+                f'a module "{name}" ({config})',
+                "export the model without it",
+                str(path / "modules.json"),
+            )
+    if found["dense"] is None:
+        raise BadDataError("a module Dense", "none", "export the model with a projection", str(path / "modules.json"))
+    stored = read_json(path / found["transformer"] / "sentence_bert_config.json").get("query_expansion")
+    if stored is not None:
+        if stored.get("token") is not None:
+            expected, found_token = "queries filled with the tokenizer's [MASK]", f"{stored['token']!r}"
+            raise BadDataError(expected, found_token, "export the model without it", str(path))
+        found["expansion"] = Expansion(stored["strategy"], stored["length"], bool(stored.get("attend")))
+    return found | read_lengths(path, found["transformer"])

@@ -1,0 +1,137 @@
+"""The layout of sentence-transformers' folders, written and read without importing sentence-transformers, which takes seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from rankdistill.errors import BadDataError
+from rankdistill.models.towers import OWN_CONFIG, read_json, write_json
+
+__all__ = [
+    "Module",
+    "load_dense",
+    "model_type",
+    "read_lengths",
+    "read_modules",
+    "read_prompts",
+    "save_dense",
+    "write_layout",
+]
+
+Module = tuple[str, str]
+"""The class's name, and the folder in which the module is."""
+
+# Module names as sentence-transformers 5.4 and later write them; older names end in the same class name.
+_TYPES = {
+    "Transformer": "sentence_transformers.base.modules.transformer.Transformer",
+    "Pooling": "sentence_transformers.sentence_transformer.modules.pooling.Pooling",
+    "Dense": "sentence_transformers.base.modules.dense.Dense",
+    "Normalize": "sentence_transformers.base.modules.normalize.Normalize",
+    "MultiVectorMask": "sentence_transformers.multi_vector_encoder.modules.multi_vector_mask.MultiVectorMask",
+    "SpladePooling": "sentence_transformers.sparse_encoder.modules.splade_pooling.SpladePooling",
+}
+
+
+def read_modules(path: Path) -> list[Module]:
+    """The modules in order; none for a plain folder of transformers."""
+    listed = read_json(path / "modules.json") or []
+    return [(str(module["type"]).rsplit(".", 1)[-1], str(module["path"])) for module in listed]
+
+
+def model_type(path: Path) -> str | None:
+    """Which of sentence-transformers' model classes wrote the folder; None if none did."""
+    if not (path / "modules.json").is_file():
+        return None
+    return str(read_json(path / "config_sentence_transformers.json").get("model_type") or "SentenceTransformer")
+
+
+def read_lengths(path: Path, transformer: str) -> dict[str, int | None]:
+    """`query_max_length`, `doc_max_length` (ours, or a multi-vector encoder's) and `max_length`; None where none is stated."""
+    own, body = read_json(path / OWN_CONFIG), read_json(path / transformer / "sentence_bert_config.json")
+    stated = body.get("max_seq_length")
+    if stated is None:
+        stated = read_json(path / transformer / "tokenizer_config.json").get("model_max_length")
+        stated = int(stated) if stated and stated < 1e6 else None  # "no limit" is a huge number there
+    return {
+        "query_max_length": own.get("query_max_length") or body.get("query_length"),
+        "doc_max_length": own.get("doc_max_length") or body.get("document_length"),
+        "max_length": stated,
+    }
+
+
+def read_prompts(path: Path) -> tuple[str, str]:
+    """What is put before queries, and before documents."""
+    prompts = read_json(path / "config_sentence_transformers.json").get("prompts") or {}
+    return prompts.get("query") or "", prompts.get("document") or prompts.get("passage") or ""
+
+
+def write_layout(
+    folder: Path,
+    modules: Sequence[tuple[str, Mapping[str, Any] | nn.Linear]],
+    *,
+    model_type: str,
+    similarity: str,
+    prompts: tuple[str, str],
+) -> None:
+    """Writes modules.json, config_sentence_transformers.json, and each module's own files.
+
+    The files of transformers (weights and tokenizer) are in the folder itself; the first module is the Transformer.
+
+    Args:
+        modules: class name, and config or (for a Dense) layer, in order.
+        model_type: the class of sentence-transformers that is to load the folder.
+        similarity: name of its similarity function.
+        prompts: put before queries, and before documents.
+    """
+    listed = []
+    for i, (kind, content) in enumerate(modules):
+        at = f"{i}_{kind}" if i else ""
+        listed.append({"idx": i, "name": str(i), "path": at, "type": _TYPES[kind]})
+        if isinstance(content, nn.Linear):
+            save_dense(content, folder / at, on_tokens=model_type == "MultiVectorEncoder")
+        else:
+            write_json(folder / at / ("config.json" if i else "sentence_bert_config.json"), dict(content))
+    write_json(folder / "modules.json", listed)
+    config = {
+        "model_type": model_type,
+        "similarity_fn_name": similarity,
+        "prompts": dict(zip(("query", "document"), prompts, strict=True)),
+    }
+    write_json(folder / "config_sentence_transformers.json", config)
+
+
+def save_dense(linear: nn.Linear, folder: Path, *, on_tokens: bool = False) -> None:
+    """Writes a Dense module without activation; `on_tokens` says that it reads states of tokens, not a pooled vector."""
+    config = {
+        "in_features": linear.in_features,
+        "out_features": linear.out_features,
+        "bias": linear.bias is not None,
+        "activation_function": "torch.nn.modules.linear.Identity",
+    }
+    if on_tokens:
+        config |= {"module_input_name": "token_embeddings", "module_output_name": "token_embeddings"}
+    write_json(folder / "config.json", config)
+    weights = {f"linear.{name}": tensor.detach().cpu().contiguous() for name, tensor in linear.state_dict().items()}
+    save_file(weights, folder / "model.safetensors")
+
+
+def load_dense(folder: Path) -> nn.Linear:
+    """Reads a Dense module.
+
+    Raises:
+        BadDataError: if it's more than a linear layer.
+    """
+    config = read_json(folder / "config.json")
+    activation, residual = str(config["activation_function"]), bool(config.get("use_residual"))
+    if not activation.endswith("Identity") or residual:
+        found = "a residual connection" if residual else f"activation {activation}"
+        raise BadDataError("a linear Dense module", found, "retrain without it", str(folder / "config.json"))
+    linear = nn.Linear(config["in_features"], config["out_features"], bias=config["bias"])
+    weights = load_file(folder / "model.safetensors")
+    linear.load_state_dict({name.removeprefix("linear."): tensor for name, tensor in weights.items()})
+    return linear

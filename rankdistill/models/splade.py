@@ -1,0 +1,205 @@
+"""The SPLADE student: a text becomes weights of the vocabulary's terms, most of them 0; the score of a pair is their dot product.
+
+Checkpoints are sentence-transformers' sparse encoders: Transformer (with its masked-language-model head) + SpladePooling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForMaskedLM, PreTrainedModel
+
+from rankdistill.errors import BadDataError
+from rankdistill.models.backbone import config_with_layers, load_tokenizer, load_weights, max_positions, resolve
+from rankdistill.models.layout import model_type, read_lengths, read_modules, read_prompts, write_layout
+from rankdistill.models.precision import choose_device
+from rankdistill.models.towers import OWN_CONFIG, BatchScores, Tower, in_parts, read_json, write_json
+
+__all__ = ["SpladeModel", "flops"]
+
+# Logits that exist at once in a forward pass: 2^26 are 256 MB in fp32, 11 texts of 200 tokens and 30,000 terms.
+_MAX_LOGITS = 1 << 26
+# Where in a model's names the parts of an MLM head are.
+_HEADS = ("cls.", "lm_head", "vocab_", "head.", "decoder", "predictions", "generator_")
+
+
+class SpladeModel(Tower):
+    """A masked language model whose logits, at their largest over a text's tokens, weigh terms: log(1 + relu(logit)).
+
+    `forward` gives the penalties "flops-docs", "flops-queries" and "l1-queries", which make the weights sparse.
+
+    Attributes:
+        dim: number of terms V.
+
+    Source:
+        Formal et al. 2021, arXiv:2109.10086 (SPLADE-max).
+    """
+
+    architecture = "splade"
+
+    def __init__(self, mlm: PreTrainedModel, tokenizer: Any, **lengths_and_prompts: Any) -> None:
+        super().__init__(tokenizer, **lengths_and_prompts)
+        self.mlm = mlm
+        self.config: Any = mlm.config
+        self.dim = int(mlm.config.vocab_size)
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """As in `Tower.embed`."""
+        embedded: Tensor = self.mlm.get_input_embeddings()(input_ids)
+        return embedded
+
+    def vectors(self, input_ids: Tensor | None, attention_mask: Tensor, inputs_embeds: Tensor | None = None) -> Tensor:
+        """Weights [B, V] in fp32, of token ids [B, L] or of their embeddings; positions masked by 0 have no influence."""
+        step = max(1, _MAX_LOGITS // (attention_mask.shape[1] * self.dim))
+        given = {"input_ids": input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
+        parts = []
+        for start in range(0, len(attention_mask), step):
+            part = {name: tensor[start : start + step] for name, tensor in given.items() if tensor is not None}
+            mask_BL = attention_mask[start : start + step]
+            logits_BLV: Tensor = self.mlm(attention_mask=mask_BL, **part).logits
+            # log and relu rise, so they may come after the maximum; for its gradient `max` keeps places, not the logits.
+            best_BV = logits_BLV.masked_fill(~mask_BL.bool()[:, :, None], -torch.inf).max(1).values
+            parts.append(torch.log1p(torch.relu(best_BV.float())))
+        return torch.cat(parts)
+
+    def forward(self, batch: Mapping[str, Tensor]) -> BatchScores:
+        """Scores [B, M] of every query with every doc of a training batch, and the penalties; as in `Tower.forward`."""
+        queries, docs = in_parts(self, batch, lambda ids, mask, _, embeds: self.vectors(ids, mask, embeds))
+        queries_BV, docs_MV = torch.cat(queries), torch.cat(docs)
+        with torch.autocast(queries_BV.device.type, enabled=False):
+            penalties = {
+                "flops-docs": flops(docs_MV),
+                "flops-queries": flops(queries_BV),
+                "l1-queries": queries_BV.sum(1).mean(),
+            }
+            return BatchScores(queries_BV @ docs_MV.T, in_batch=True, penalties=penalties)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        device: str = "auto",
+        num_layers: int | None = None,
+        dropout: float | None = None,
+        new_head: bool = False,
+        query_max_length: int | None = None,
+        doc_max_length: int | None = None,
+    ) -> SpladeModel:
+        """Loads a checkpoint of ours, a sparse encoder of sentence-transformers, or any masked language model.
+
+        Args:
+            num_layers: keep the first layers only.
+            dropout: of the body, in place of the checkpoint's.
+            new_head: allow an encoder without MLM head. It gets one tied to its input embeddings, in which each token
+                predicts itself and little else: a bag of words to start from.
+            query_max_length: None keeps the checkpoint's; never more than the model has positions for. So for
+                `doc_max_length`.
+
+        Raises:
+            BadDataError: if the folder holds another architecture, or an encoder without MLM head and `new_head` isn't given.
+        """
+        path = Path(resolve(str(name_or_path)))
+        transformer = _transformer(path)
+        body = path / transformer
+        config = config_with_layers(str(body), num_layers, dropout)
+        names = [str(name) for name in config.architectures or ["no architecture"]]
+        has_head = any(name.endswith(("ForMaskedLM", "ForPreTraining")) for name in names)
+        if not has_head and not new_head:
+            remedy = "pass --splade.new-head (new_head=True) to let it start as a bag of words"
+            raise BadDataError("a masked language model", ", ".join(names), remedy, str(path))
+        if not has_head:
+            config.tie_word_embeddings = True
+        mlm = load_weights(AutoModelForMaskedLM, str(body), config, may_be_new=() if has_head else _HEADS)
+        if not has_head:
+            _start_head(mlm)
+        tokenizer = load_tokenizer(str(body))
+        longest = max_positions(config)
+        lengths, prompts = read_lengths(path, transformer), read_prompts(path)
+        limit = lengths["max_length"] or min(longest, 512)
+        model = cls(
+            mlm,
+            tokenizer,
+            query_max_length=min(query_max_length or lengths["query_max_length"] or limit, longest),
+            doc_max_length=min(doc_max_length or lengths["doc_max_length"] or limit, longest),
+            query_prompt=prompts[0],
+            doc_prompt=prompts[1],
+        )
+        model.eval()
+        return model.to(choose_device(device))
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Writes a folder that `SparseEncoder(path)` and `AutoModelForMaskedLM` load."""
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.mlm.save_pretrained(folder)
+        longest = max(self.query_max_length, self.doc_max_length)
+        self.tokenizer.model_max_length = longest
+        self.tokenizer.save_pretrained(folder)
+        logits = {"text": {"method": "forward", "method_output_name": "logits"}}
+        task = {"transformer_task": "fill-mask", "modality_config": logits, "module_output_name": "token_embeddings"}
+        pooling = {"pooling_strategy": "max", "activation_function": "relu", "embedding_dimension": self.dim}
+        write_layout(
+            folder,
+            [("Transformer", task | {"max_seq_length": longest}), ("SpladePooling", pooling)],
+            model_type="SparseEncoder",
+            similarity="dot",
+            prompts=(self.query_prompt, self.doc_prompt),
+        )
+        write_json(folder / OWN_CONFIG, self.own_config())
+
+
+def flops(weights_BV: Tensor) -> Tensor:
+    """Sum over terms of the squared mean weight: small when few terms are used, and not the same ones by all texts.
+
+    Source:
+        Paria et al. 2020, arXiv:2004.05665.
+    """
+    return weights_BV.mean(0).square().sum()
+
+
+def _start_head(mlm: PreTrainedModel) -> None:
+    """Makes a new head the identity, with a bias that only a token's own term overcomes."""
+    embeddings: nn.Embedding = mlm.get_input_embeddings()  # type: ignore[assignment]
+    output: nn.Linear = mlm.get_output_embeddings()  # type: ignore[no-untyped-call]
+    body = set(mlm.base_model.modules())
+    with torch.no_grad():
+        for module in mlm.modules():
+            if isinstance(module, nn.Linear) and module not in body and module is not output:
+                nn.init.eye_(module.weight)
+                nn.init.zeros_(module.bias)
+        # After the head's layer norm, logits of unrelated terms spread as much as an embedding is long.
+        output.bias.fill_(-4 * float(embeddings.weight.norm(dim=1).mean()))
+
+
+def _transformer(path: Path) -> str:
+    """The folder of the body inside `path`.
+
+    Raises:
+        BadDataError: if `path` holds another student, or modules that aren't SPLADE's.
+    """
+    kind, architecture = model_type(path), read_json(path / OWN_CONFIG).get("architecture")
+    if kind not in (None, "SentenceTransformer", "SparseEncoder") or architecture not in (None, "dot", "splade"):
+        remedy = "train one with `rankdistill train margin-mse --student splade`"
+        raise BadDataError("a SPLADE checkpoint (a sparse encoder)", str(architecture or kind), remedy, str(path))
+    found = ""
+    for name, where in read_modules(path):
+        config = read_json(path / where / "config.json")
+        if name in ("Transformer", "MLMTransformer"):
+            found = where
+        elif kind == "SparseEncoder" and (
+            name != "SpladePooling"
+            or config.get("pooling_strategy", "max") != "max"
+            or config.get("activation_function", "relu") != "relu"
+        ):
+            raise BadDataError(
+                "the modules Transformer and SpladePooling (max, relu)",
+                f'a module "{name}" ({config})',
+                "such a sparse encoder can't be loaded here",
+                str(path / "modules.json"),
+            )
+    return found

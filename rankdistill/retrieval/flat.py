@@ -1,0 +1,147 @@
+"""FAISS at the door: an exact index over vectors, on the GPU where FAISS sees one, else on the CPU."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rankdistill.errors import BadStoreError, MissingDependencyError
+
+__all__ = ["Device", "FlatIndex", "faiss_module"]
+
+Device = Literal["auto", "cpu", "cuda"]
+
+# Vectors handed to FAISS at a time: from a memory map of fp16, 100,000 x 768 in fp32 take 300 MB.
+_ADD_CHUNK = 100_000
+# FAISS's GPU kernels select at most so many.
+_GPU_MAX_K = 2048
+
+
+def faiss_module() -> Any:
+    """The module `faiss`, from either of its wheels.
+
+    Raises:
+        MissingDependencyError: neither is installed, or it doesn't load; the message gives the install line.
+    """
+    try:
+        import faiss
+    except (ImportError, RuntimeError, OSError) as error:
+        # faiss-gpu raises RuntimeError where its CUDA libraries are missing.
+        found = "none installed" if isinstance(error, ModuleNotFoundError) else f"one that doesn't load ({error})"
+        remedy = "pip install 'rankdistill[cpu]' (or 'rankdistill[gpu]' on a machine with a CUDA GPU)"
+        raise MissingDependencyError("the package faiss", found, remedy) from error
+    return faiss
+
+
+class FlatIndex:
+    """Exact search by inner product.
+
+    Attributes:
+        doc_ids: the id of each row.
+        dim: width of the vectors.
+        on_gpu: whether the search runs on a GPU.
+    """
+
+    def __init__(self, index: Any, doc_ids: Sequence[str], device: Device = "auto") -> None:
+        faiss = faiss_module()
+        if index.ntotal != len(doc_ids):
+            raise ValueError(f"expected as many ids as vectors, found {len(doc_ids)} and {index.ntotal}")
+        self.doc_ids, self.dim = list(doc_ids), int(index.d)
+        self.on_gpu = _use_gpu(faiss, device)
+        self._index = faiss.index_cpu_to_all_gpus(index) if self.on_gpu else index
+
+    @classmethod
+    def build(cls, vectors: NDArray[Any], doc_ids: Sequence[str], device: Device = "auto") -> FlatIndex:
+        """An index over `vectors` [num_docs, D], of any float type, also memory-mapped.
+
+        Raises:
+            ValueError: the numbers of vectors and ids differ, or a vector isn't finite.
+        """
+        index = faiss_module().IndexFlatIP(vectors.shape[1])
+        for start in range(0, len(vectors), _ADD_CHUNK):
+            chunk = np.ascontiguousarray(vectors[start : start + _ADD_CHUNK], dtype=np.float32)
+            if not np.isfinite(chunk).all():
+                row = start + int(np.flatnonzero(~np.isfinite(chunk).all(axis=1))[0])
+                raise ValueError(f"expected finite vectors, found NaN or infinity in row {row} ({doc_ids[row]!r})")
+            index.add(chunk)
+        return cls(index, doc_ids, device)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], device: Device = "auto") -> FlatIndex:
+        """Reads what `save` wrote.
+
+        Raises:
+            BadStoreError: the folder isn't an index, or its parts don't belong together.
+        """
+        index_path, ids_path = Path(folder) / "index.faiss", Path(folder) / "ids.txt"
+        if not (index_path.is_file() and ids_path.is_file()):
+            remedy = "make one with `rankdistill index`"
+            raise BadStoreError("index.faiss and ids.txt", "no such files", remedy, os.fspath(folder))
+        faiss = faiss_module()
+        try:
+            index = faiss.read_index(str(index_path))
+        except RuntimeError as error:
+            found = str(error).splitlines()[0]
+            raise BadStoreError("a FAISS index", found, "build it again", str(index_path)) from error
+        doc_ids = ids_path.read_text(encoding="utf-8").split("\n")[:-1]
+        if index.ntotal != len(doc_ids):
+            found = f"{index.ntotal} vectors and {len(doc_ids)} ids"
+            raise BadStoreError("as many ids as vectors", found, "build it again", os.fspath(folder))
+        return cls(index, doc_ids, device)
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Writes `index.faiss` (which FAISS reads) and `ids.txt`; read on machines with and without a GPU."""
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        faiss = faiss_module()
+        index = faiss.index_gpu_to_cpu(self._index) if self.on_gpu else self._index
+        faiss.write_index(index, str(path / "index.faiss.tmp"))
+        (path / "ids.txt").write_text("".join(f"{doc_id}\n" for doc_id in self.doc_ids), encoding="utf-8")
+        os.replace(path / "index.faiss.tmp", path / "index.faiss")
+
+    def __len__(self) -> int:
+        return len(self.doc_ids)
+
+    @property
+    def max_k(self) -> int:
+        """The most that one search can return."""
+        return min(len(self), _GPU_MAX_K) if self.on_gpu else len(self)
+
+    def search(self, queries: NDArray[Any], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The k best rows of each query, in FAISS's order (`search.search` puts ties in the package's).
+
+        Args:
+            queries: [B, D].
+            k: how many; cut to `max_k`.
+
+        Returns:
+            Scores [B, K], descending, and rows [B, K].
+
+        Raises:
+            ValueError: the queries have another width.
+        """
+        if queries.ndim != 2 or queries.shape[1] != self.dim:
+            raise ValueError(
+                f"expected queries of width {self.dim}, found shape {queries.shape}; was another model indexed?"
+            )
+        if not self.max_k:
+            return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+        scores, rows = self._index.search(np.ascontiguousarray(queries, dtype=np.float32), min(k, self.max_k))
+        return scores, rows
+
+
+def _use_gpu(faiss: Any, device: Device) -> bool:
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f'expected device "auto", "cpu" or "cuda", found {device!r}')
+    # faiss-cpu answers 0, or hasn't the function at all.
+    num_gpus = getattr(faiss, "get_num_gpus", lambda: 0)()
+    if device == "cuda" and not num_gpus:
+        raise MissingDependencyError(
+            "a GPU that FAISS sees", "none", "pip install 'rankdistill[gpu]', or use device=\"cpu\""
+        )
+    return device != "cpu" and num_gpus > 0
