@@ -133,5 +133,5 @@ def test_search_reranking_and_folders_agree(
         search(dot, index, queries, progress=False)
     with pytest.raises(ValueError, match="--min-weight is for sparse models, found a dot model"):
         precompute(dot, small_collection, tmp_path / "dot", min_weight=0.1)
-    with pytest.raises(ValueError, match="--centroids are for states of tokens, found .* weights of terms"):
+    with pytest.raises(ValueError, match=r"--centroids are for states of tokens, found .* weights of terms"):
         index_of(found, num_centroids=4)
