@@ -95,7 +95,8 @@ def expand(input_ids: Tensor, mask: Tensor, expansion: Expansion, mask_id: int, 
 class ColbertModel(InteractionModel):
     """An encoder whose tokens' states are compared by MaxSim.
 
-    A document none of whose tokens counts has the score `maxsim.EMPTY_DOC_SCORE`; it takes a tokenizer without [CLS] and [SEP].
+    A document none of whose tokens counts has the score `maxsim.EMPTY_DOC_SCORE`. That happens only with a tokenizer that puts
+    no [CLS] and [SEP] around it.
 
     Attributes:
         normalize: whether states have length 1, so that a pair's score lies between -L and L for L query tokens.
@@ -132,7 +133,11 @@ class ColbertModel(InteractionModel):
         ids = {word: tokenizer.convert_tokens_to_ids(word) for word in self.skip_words}
         # A word that isn't a token must not make [UNK] one that is skipped.
         unknown = tokenizer.unk_token_id
-        skipped = [found for word, found in ids.items() if found != unknown or word == tokenizer.unk_token]
+        skipped = [
+            found
+            for word, found in ids.items()
+            if found is not None and (found != unknown or word == tokenizer.unk_token)
+        ]
         self.register_buffer("_skip_ids", torch.tensor(skipped, dtype=torch.long), persistent=False)
 
     def _check(self, expansion: Expansion) -> None:
