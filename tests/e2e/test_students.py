@@ -151,10 +151,10 @@ def test_options_of_a_student_come_from_the_command_line_and_from_toml(
     student: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from rankdistill import cli
-    from rankdistill.training import margin_mse
+    from rankdistill.training import stages
 
     seen: list[MarginMSEOptions] = []
-    monkeypatch.setattr(margin_mse, "train_margin_mse", lambda given: seen.append(given))
+    monkeypatch.setattr(stages, "train_margin_mse", lambda given: seen.append(given))
     flag, key, value = FLAGS[student]
     words = ["train", "margin-mse", "--scores", "s.tsv", "--init", "m", "--output-dir", "o", "--student", student]
     toml = tmp_path / "options.toml"
