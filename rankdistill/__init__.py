@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rankdistill.models.cross_encoder import CrossEncoderModel
     from rankdistill.models.dot import DotModel
     from rankdistill.models.loading import load_model as load
+    from rankdistill.models.prett import PrettModel
     from rankdistill.options.training import MarginMSEOptions, TeacherOptions
     from rankdistill.records import Qrels, Run
     from rankdistill.retrieval.bm25 import BM25
@@ -37,6 +38,7 @@ __all__ = [
     "Evaluation",
     "FlatIndex",
     "MarginMSEOptions",
+    "PrettModel",
     "Qrels",
     "Run",
     "ScoreStore",
@@ -70,6 +72,7 @@ _HOME = {
     "models.cross_encoder": ("CrossEncoderModel",),
     "models.dot": ("DotModel",),
     "models.loading": ("load",),
+    "models.prett": ("PrettModel",),
     "options.training": ("MarginMSEOptions", "TeacherOptions"),
     "records": ("Qrels", "Run"),
     "retrieval.bm25": ("BM25",),

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from rankdistill.models.backbone import resolve
 from rankdistill.models.cross_encoder import CrossEncoderModel
 from rankdistill.models.dot import DotModel
+from rankdistill.models.prett import PrettModel
 from rankdistill.models.towers import OWN_CONFIG, Tower, read_json
 
-__all__ = ["Model", "load_model"]
+__all__ = ["ARCHITECTURES", "Model", "load_model"]
 
 Model: TypeAlias = Tower | CrossEncoderModel
 
-_ARCHITECTURES: dict[str, type[DotModel] | type[CrossEncoderModel]] = {
-    kind.architecture: kind for kind in (DotModel, CrossEncoderModel)
-}
+_KINDS: tuple[type[Any], ...] = (CrossEncoderModel, DotModel, PrettModel)
+ARCHITECTURES: dict[str, type[Any]] = {kind.architecture: kind for kind in _KINDS}
+"""Our models by the name that their checkpoints and the command line give them."""
 
 
 def load_model(name_or_path: str | Path, *, device: str = "auto") -> Model:
@@ -33,9 +34,10 @@ def load_model(name_or_path: str | Path, *, device: str = "auto") -> Model:
         FileNotFoundError: if there is no such folder, or no model in it.
     """
     path = Path(resolve(str(name_or_path)))
-    kind = _ARCHITECTURES.get(str(read_json(path / OWN_CONFIG).get("architecture")))
+    kind = ARCHITECTURES.get(str(read_json(path / OWN_CONFIG).get("architecture")))
     if kind is not None:
-        return kind.from_pretrained(path, device=device)
+        ours: Model = kind.from_pretrained(path, device=device)
+        return ours
     if (path / "modules.json").is_file():
         return DotModel.from_pretrained(path, device=device)
     if not (path / "config.json").is_file():

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from rankdistill.options.students import PrettOptions
+
 __all__ = ["IN_BATCH_TERMS", "LOSS_TERMS", "MarginMSEOptions", "TeacherOptions", "TrainingOptions"]
 
 LOSS_TERMS = (
@@ -107,15 +109,19 @@ class MarginMSEOptions(TrainingOptions):
     """Teacher score file(s) in a published format (5-column ids or text, margins, n-way JSON lines; plain, .gz or
     .zst), a glob, or a compiled store."""
 
-    student: Literal["dot", "cross-encoder"] = "dot"
-    """Architecture of the student. dot: one vector a text, compared by dot product. cross-encoder: query and document
-    read together; it scores the rows' own docs only, so it has no in-batch losses."""
+    student: Literal["dot", "cross-encoder", "prett"] = "dot"
+    """Architecture of the student. dot: one vector a text, compared by dot product. Those that score the rows' own docs
+    only, and so have no in-batch losses: cross-encoder, which reads query and document together; prett, whose lower
+    layers read them apart and its upper ones together."""
 
     pooling: Literal["mean", "cls"] = "mean"
     """How token states become one vector."""
 
     projection_dim: int | None = None
     """Add a linear projection to this width; none by default."""
+
+    prett: PrettOptions = PrettOptions()
+    """For --student prett."""
 
     query_max_length: int = 32
     """Tokens of a query that are read, specials included (the paper: 30)."""

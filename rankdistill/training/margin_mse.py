@@ -22,7 +22,7 @@ from rankdistill.data.batches import BatchPlan
 from rankdistill.data.scores import ScoreStore, open_scores
 from rankdistill.data.tokens import cached_tokens
 from rankdistill.formats.collection import Collection, collection_from_texts, open_collection
-from rankdistill.models.loading import Model
+from rankdistill.models.loading import ARCHITECTURES, Model
 from rankdistill.models.towers import BatchScores, Tower
 from rankdistill.options.training import LOSS_TERMS, MarginMSEOptions
 from rankdistill.retrieval.bm25 import bm25_search
@@ -100,7 +100,8 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
     """Trains a student from teacher score files.
 
     Returns:
-        The folder of the trained model, a SentenceTransformer.
+        The folder of the trained model, which `rankdistill.load` reads (and sentence-transformers, for a dot student or a
+        cross-encoder).
 
     Raises:
         ValueError: for options that contradict each other.
@@ -115,10 +116,10 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
         raise ValueError(f"--in-batch-teacher and the loss terms {names} go together: give both or neither")
     if options.dev_split is not None and options.dev_mode == "retrieve" and options.student != "dot":
         raise ValueError(f"a {options.student} student is validated by --dev-mode rerank; only dot students retrieve")
+    check_terms(ARCHITECTURES[options.student], weights)
     checkpoint = prepare_folder(options)
     set_seed(options.seed)
     model = new_student(options)
-    check_terms(model, weights)
     state = PartialState(cpu=options.device == "cpu")
     with state.main_process_first():  # the first process fills the caches, the others read them
         store = open_scores(options.scores, format=options.format, on_bad_row=options.on_bad_row)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from rankdistill.models.cross_encoder import CrossEncoderModel
 from rankdistill.models.dot import DotModel
 from rankdistill.models.loading import Model
+from rankdistill.models.prett import PrettModel
 from rankdistill.options.training import IN_BATCH_TERMS, MarginMSEOptions
 
 __all__ = ["check_terms", "new_student"]
@@ -23,6 +25,15 @@ def new_student(options: MarginMSEOptions) -> Model:
             max_length=options.query_max_length + options.doc_max_length,
             new_head=True,
         )
+    if options.student == "prett":
+        return PrettModel.from_pretrained(
+            options.init,
+            device="cpu",
+            num_layers=options.num_layers,
+            join_layer=options.prett.join_layer,
+            compress_dim=options.prett.compress_dim,
+            **lengths,
+        )
     assert options.student == "dot"
     return DotModel.from_pretrained(
         options.init,
@@ -35,8 +46,8 @@ def new_student(options: MarginMSEOptions) -> Model:
     )
 
 
-def check_terms(student: Model, terms: Iterable[str]) -> None:
-    """Checks that a student gives the scores that the loss terms speak of.
+def check_terms(student: Model | type[Any], terms: Iterable[str]) -> None:
+    """Checks that a student, or its class, gives the scores that the loss terms speak of.
 
     Raises:
         ValueError: if a term needs scores of every query with every doc, and the student scores its rows' own docs only.
