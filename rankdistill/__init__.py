@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rankdistill.models.dot import DotModel
     from rankdistill.models.loading import load_model as load
     from rankdistill.models.prett import PrettModel
+    from rankdistill.models.tk import TKModel
     from rankdistill.options.training import MarginMSEOptions, TeacherOptions
     from rankdistill.records import Qrels, Run
     from rankdistill.retrieval.bm25 import BM25
@@ -42,6 +43,7 @@ __all__ = [
     "Qrels",
     "Run",
     "ScoreStore",
+    "TKModel",
     "TeacherOptions",
     "__version__",
     "build_index",
@@ -73,6 +75,7 @@ _HOME = {
     "models.dot": ("DotModel",),
     "models.loading": ("load",),
     "models.prett": ("PrettModel",),
+    "models.tk": ("TKModel",),
     "options.training": ("MarginMSEOptions", "TeacherOptions"),
     "records": ("Qrels", "Run"),
     "retrieval.bm25": ("BM25",),

@@ -9,13 +9,14 @@ from rankdistill.models.backbone import resolve
 from rankdistill.models.cross_encoder import CrossEncoderModel
 from rankdistill.models.dot import DotModel
 from rankdistill.models.prett import PrettModel
+from rankdistill.models.tk import TKModel
 from rankdistill.models.towers import OWN_CONFIG, Tower, read_json
 
 __all__ = ["ARCHITECTURES", "Model", "load_model"]
 
 Model: TypeAlias = Tower | CrossEncoderModel
 
-_KINDS: tuple[type[Any], ...] = (CrossEncoderModel, DotModel, PrettModel)
+_KINDS: tuple[type[Any], ...] = (CrossEncoderModel, DotModel, PrettModel, TKModel)
 ARCHITECTURES: dict[str, type[Any]] = {kind.architecture: kind for kind in _KINDS}
 """Our models by the name that their checkpoints and the command line give them."""
 

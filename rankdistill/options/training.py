@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rankdistill.options.students import PrettOptions
+from rankdistill.options.students import PrettOptions, TKOptions
 
 __all__ = ["IN_BATCH_TERMS", "LOSS_TERMS", "MarginMSEOptions", "TeacherOptions", "TrainingOptions"]
 
@@ -101,6 +101,10 @@ class TrainingOptions:
 class MarginMSEOptions(TrainingOptions):
     """Train a student from teacher scores."""
 
+    init: str = ""
+    """What the student starts from: a folder or hub id of any HF encoder, or of a SentenceTransformer. Needed, but for
+    --student tk with --tk.embeddings."""
+
     collection: str | None = None
     """Documents and queries: a BEIR folder, an MS MARCO folder, an ir_datasets id, or hf:NAME. Only score files in text
     form, which hold their texts, do without."""
@@ -109,10 +113,10 @@ class MarginMSEOptions(TrainingOptions):
     """Teacher score file(s) in a published format (5-column ids or text, margins, n-way JSON lines; plain, .gz or
     .zst), a glob, or a compiled store."""
 
-    student: Literal["dot", "cross-encoder", "prett"] = "dot"
+    student: Literal["dot", "cross-encoder", "prett", "tk"] = "dot"
     """Architecture of the student. dot: one vector a text, compared by dot product. Those that score the rows' own docs
     only, and so have no in-batch losses: cross-encoder, which reads query and document together; prett, whose lower
-    layers read them apart and its upper ones together."""
+    layers read them apart and its upper ones together; tk, which compares words by kernels."""
 
     pooling: Literal["mean", "cls"] = "mean"
     """How token states become one vector."""
@@ -122,6 +126,9 @@ class MarginMSEOptions(TrainingOptions):
 
     prett: PrettOptions = PrettOptions()
     """For --student prett."""
+
+    tk: TKOptions = TKOptions()
+    """For --student tk."""
 
     query_max_length: int = 32
     """Tokens of a query that are read, specials included (the paper: 30)."""

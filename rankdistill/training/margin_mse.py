@@ -118,12 +118,12 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
         raise ValueError(f"a {options.student} student is validated by --dev-mode rerank; only dot students retrieve")
     check_terms(ARCHITECTURES[options.student], weights)
     checkpoint = prepare_folder(options)
-    set_seed(options.seed)
-    model = new_student(options)
     state = PartialState(cpu=options.device == "cpu")
     with state.main_process_first():  # the first process fills the caches, the others read them
         store = open_scores(options.scores, format=options.format, on_bad_row=options.on_bad_row)
     collection = _collection(options, store)
+    set_seed(options.seed)
+    model = new_student(options, collection)
     placed = place(store, collection, on_missing=options.on_missing)
     source, plan = _batches(options, state, model, collection, placed, with_negatives="infonce" in weights)
     with_dev = options.dev_split is not None
@@ -141,6 +141,7 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
         "docs_per_row": store.num_docs_per_row,
         "steps_per_epoch": source.num_steps,
         "rows_dropped_per_epoch": plan.num_dropped_rows,
+        **getattr(model, "coverage", {}),
     }
     if arguments.process_index == 0:
         write_config(options, arguments, **facts)
