@@ -79,6 +79,10 @@ def _numbers(fields: list[bytes], path: str, line: int) -> NDArray[np.float32]:
     if not np.isfinite(vector).all():
         wrong = next((field for field in fields if not _is_number(field)), b"one that isn't finite")
         raise BadDataError(
-            f"{len(fields)} finite numbers", repr(wrong.decode("utf-8", "replace")), "mend or remove the line", path, line
+            f"{len(fields)} finite numbers",
+            repr(wrong.decode("utf-8", "replace")),
+            "mend or remove the line",
+            path,
+            line,
         )
     return vector

@@ -40,7 +40,7 @@ _LAYERS = {
 }
 
 
-class PrettConfig(PretrainedConfig):
+class PrettConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
     """What a `PrettBody` is made of.
 
     Args:
@@ -61,12 +61,12 @@ class PrettConfig(PretrainedConfig):
         compress_dim: int | None = None,
         **kwargs: Any,
     ) -> None:
-        self.encoder = AutoConfig.for_model(**encoder) if isinstance(encoder, dict) else encoder
+        self.encoder: Any = AutoConfig.for_model(**encoder) if isinstance(encoder, dict) else encoder
         self.join_layer, self.doc_offset, self.compress_dim = join_layer, doc_offset, compress_dim
         super().__init__(**kwargs)
 
 
-class PrettBody(PreTrainedModel):
+class PrettBody(PreTrainedModel):  # type: ignore[no-untyped-call]
     """The weights of a PreTT student: encoder, compressor (if any), and a linear score of the first token.
 
     The score has no bias, which no difference of scores would feel.
@@ -85,7 +85,9 @@ class PrettBody(PreTrainedModel):
             raise ValueError(
                 f"join_layer={config.join_layer} does not exist: of {depth} layers, 0 to {depth - 1} can read the texts apart"
             )
-        self.encoder: Any = AutoModel.from_config(config.encoder) if encoder is None else encoder
+        self.encoder: Any = encoder
+        if encoder is None:
+            self.encoder = AutoModel.from_config(config.encoder)  # type: ignore[no-untyped-call]
         if hasattr(self.encoder, "pooler"):
             self.encoder.pooler = None
         width = int(config.encoder.hidden_size)
@@ -95,7 +97,7 @@ class PrettBody(PreTrainedModel):
             self.compress = nn.Sequential(nn.Linear(width, config.compress_dim), nn.GELU())
             self.expand = nn.Sequential(nn.Linear(config.compress_dim, width), nn.LayerNorm(width))
         self.score = nn.Linear(width, 1, bias=False)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def apart(self, inputs_embeds: Tensor, attention_mask: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
         """What the lower layers make of texts by themselves.

@@ -27,7 +27,7 @@ _WIDTH = 0.1  # of all kernels, also of the one at 1, where KNRM took .001
 _TINY = 1e-10  # what a count of nothing is, before its logarithm
 
 
-class TKConfig(PretrainedConfig):
+class TKConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
     """What a `TKBody` is made of.
 
     Args:
@@ -98,17 +98,20 @@ class _LogAndLengthKernels(nn.Module):
 _KERNELS: dict[str, type[nn.Module]] = {"log": _LogKernels, "log+length": _LogAndLengthKernels}
 
 
-class TKBody(PreTrainedModel):
+class TKBody(PreTrainedModel):  # type: ignore[no-untyped-call]
     """The weights of a TK student: embeddings, Transformer, mix of the two, kernels."""
 
     config_class = TKConfig
+    centres: Tensor
 
     def __init__(self, config: TKConfig, table_VD: Tensor | None = None) -> None:
         super().__init__(config)
         width, heads = config.hidden_size, config.num_heads
         if width % heads:
             fitting = ", ".join(str(n) for n in range(1, min(width, 64) + 1) if width % n == 0)
-            raise ValueError(f"num_heads={heads} does not divide the embeddings' width {width}; choose one of {fitting}")
+            raise ValueError(
+                f"num_heads={heads} does not divide the embeddings' width {width}; choose one of {fitting}"
+            )
         if config.aggregation not in _KERNELS:
             raise ValueError(f"aggregation must be one of {', '.join(_KERNELS)}, not {config.aggregation!r}")
         self.embeddings = nn.Embedding(config.vocab_size, width, _weight=table_VD)
@@ -119,7 +122,7 @@ class TKBody(PreTrainedModel):
         self.mix = nn.Parameter(torch.tensor(0.5))
         self.register_buffer("centres", torch.tensor(_CENTRES))
         self.kernels = _KERNELS[config.aggregation]()
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: nn.Module) -> None:
         """Nothing: torch's own initialisation stays."""
@@ -157,7 +160,9 @@ class TKBody(PreTrainedModel):
     def forward(self, query_ids: Tensor, query_mask: Tensor, doc_ids: Tensor, doc_mask: Tensor) -> Tensor:
         """Scores [P] of pairs of token ids [P, L]."""
         query = self.contextualise(self.embeddings(query_ids), query_mask, "query")
-        return self.match(query, query_mask, self.contextualise(self.embeddings(doc_ids), doc_mask, "document"), doc_mask)
+        return self.match(
+            query, query_mask, self.contextualise(self.embeddings(doc_ids), doc_mask, "document"), doc_mask
+        )
 
 
 def positions(start: int, length: int, dim: int, device: torch.device | None = None) -> Tensor:
@@ -270,7 +275,9 @@ class TKModel(InteractionModel):
         path = Path(resolve(str(name_or_path)))
         own = read_json(path / OWN_CONFIG)
         if own.get("architecture") != cls.architecture:
-            encoder = load_weights(AutoModel, str(path), config_with_layers(str(path), None), may_be_new=("pooler",))
+            encoder: Any = load_weights(
+                AutoModel, str(path), config_with_layers(str(path), None), may_be_new=("pooler",)
+            )
             table = encoder.get_input_embeddings().weight.detach().clone()
             tokenizer = without_specials(load_tokenizer(str(path)))
             return cls._over(table, tokenizer, device, query_max_length, doc_max_length, shape)

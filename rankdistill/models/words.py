@@ -43,13 +43,15 @@ def word_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
     Ids: 0 pads, 1 is unknown, then the words in order.
     """
     vocabulary = {word: i for i, word in enumerate(dict.fromkeys([PAD, UNKNOWN, *words]))}
-    return PreTrainedTokenizerFast(tokenizer_object=_splitter(vocabulary), pad_token=PAD, unk_token=UNKNOWN)
+    return _fast(_splitter(vocabulary), PAD, UNKNOWN)
 
 
 def without_specials(tokenizer: Any) -> PreTrainedTokenizerFast:
     """A copy of a fast tokenizer that puts no special tokens around texts; vocabulary and splitting stay."""
     settings = json.loads(tokenizer.backend_tokenizer.to_str())
     backend = Tokenizer.from_str(json.dumps(settings | {"post_processor": None, "truncation": None, "padding": None}))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token=tokenizer.pad_token, unk_token=tokenizer.unk_token
-    )
+    return _fast(backend, tokenizer.pad_token, tokenizer.unk_token)
+
+
+def _fast(backend: Tokenizer, pad: str, unknown: str | None) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token=pad, unk_token=unknown)  # type: ignore[no-untyped-call]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -124,10 +124,10 @@ class MarginMSEOptions(TrainingOptions):
     projection_dim: int | None = None
     """Add a linear projection to this width; none by default."""
 
-    prett: PrettOptions = PrettOptions()
+    prett: PrettOptions = field(default_factory=PrettOptions)
     """For --student prett."""
 
-    tk: TKOptions = TKOptions()
+    tk: TKOptions = field(default_factory=TKOptions)
     """For --student tk."""
 
     query_max_length: int = 32

@@ -121,13 +121,13 @@ class DistillationTrainer(Trainer):
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The Trainer's, with weights in groups of their own where the model has learning rate factors."""
-        if self.optimizer is None:
-            super().create_optimizer(model)
-            factors: Mapping[str, float] = getattr(self.model, "learning_rate_factors", {})
-            if factors:
-                names = {parameter: name for name, parameter in self.model.named_parameters()}
-                self.optimizer.param_groups = _by_factor(self.optimizer.param_groups, names, factors)
-        optimizer: torch.optim.Optimizer = self.optimizer
+        fresh = self.optimizer is None
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        trained: Any = self.model
+        factors: Mapping[str, float] = getattr(trained, "learning_rate_factors", {})
+        if fresh and factors:
+            names = {parameter: name for name, parameter in trained.named_parameters()}
+            optimizer.param_groups = _by_factor(optimizer.param_groups, names, factors)
         return optimizer
 
     def get_train_dataloader(self) -> DataLoader[Any]:

@@ -16,7 +16,10 @@ Weights = Mapping[str, NDArray[np.float64]]
 def kernel_counts(cosines: Sequence[Sequence[float]], doc_mask: Sequence[int]) -> list[list[float]]:
     """For each query word and kernel: how many document words are about so similar."""
     return [
-        [sum(math.exp(-((c - mu) ** 2) / (2 * 0.1**2)) for c, used in zip(row, doc_mask, strict=True) if used) for mu in MU]
+        [
+            sum(math.exp(-((c - mu) ** 2) / (2 * 0.1**2)) for c, used in zip(row, doc_mask, strict=True) if used)
+            for mu in MU
+        ]
         for row in cosines
     ]
 
@@ -48,9 +51,7 @@ def log_and_length_score(
     for counts, used in zip(kernel_counts(cosines, doc_mask), query_mask, strict=True):
         if used:
             logs += sum(w * math.log2(max(n, 1e-10)) * scale for n, w in zip(counts, log_weights, strict=True))
-            shares += sum(
-                w * n / (sum(doc_mask) + 1) * scale for n, w in zip(counts, length_weights, strict=True)
-            )
+            shares += sum(w * n / (sum(doc_mask) + 1) * scale for n, w in zip(counts, length_weights, strict=True))
     return both[0] * logs + both[1] * shares
 
 

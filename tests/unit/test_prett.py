@@ -159,7 +159,10 @@ def test_a_family_that_cannot_be_split_is_refused(encoder_dir: Any) -> None:
     ("settings", "message"),
     [
         ({"join_layer": 3}, r"join_layer=3 does not exist: of 3 layers, 0 to 2 can read the texts apart"),
-        ({"doc_max_length": 54}, r"query_max_length=12 and doc_max_length=54 need 65 positions .* has 64; take shorter"),
+        (
+            {"doc_max_length": 54},
+            r"query_max_length=12 and doc_max_length=54 need 65 positions .* has 64; take shorter",
+        ),
     ],
 )
 def test_what_the_encoder_cannot_do(encoder_dir: Any, settings: dict[str, int], message: str) -> None:

@@ -88,7 +88,9 @@ def test_kernels_equal_their_twin_and_masked_words_add_nothing(
     data: st.DataObject, num_query: int, num_doc: int, aggregation: Aggregation
 ) -> None:
     body = make(aggregation).body
-    cosines = data.draw(st.lists(st.lists(cosine, min_size=num_doc, max_size=num_doc), min_size=num_query, max_size=num_query))
+    cosines = data.draw(
+        st.lists(st.lists(cosine, min_size=num_doc, max_size=num_doc), min_size=num_query, max_size=num_query)
+    )
     query_mask = data.draw(st.lists(st.integers(0, 1), min_size=num_query, max_size=num_query))
     doc_mask = data.draw(st.lists(st.integers(0, 1), min_size=num_doc, max_size=num_doc))
     matrix = torch.tensor(cosines).view(1, num_query, num_doc)
@@ -234,7 +236,9 @@ def test_words_and_vectors_must_fit() -> None:
 def test_a_checkpoint_keeps_its_shape(tmp_path: Path, asked: dict[str, Any]) -> None:
     make().save_pretrained(tmp_path)
     name, value = next(iter(asked.items()))
-    with pytest.raises(ValueError, match=rf"{name}={value}".replace("+", r"\+") + " was asked for, and .* was trained with"):
+    with pytest.raises(
+        ValueError, match=rf"{name}={value}".replace("+", r"\+") + " was asked for, and .* was trained with"
+    ):
         TKModel.from_pretrained(tmp_path, **asked)
     assert TKModel.from_pretrained(tmp_path, device="cpu", num_layers=2, query_max_length=5).query_max_length == 5
 
