@@ -107,6 +107,8 @@ def test_a_student_learns_is_validated_and_re_ranks(
     assert config["student"] == student
     model = rankdistill.load(run / "model", device="cpu")
     assert model.architecture == student
+    if "num_layers" in more:
+        assert model.config.num_hidden_layers == more["num_layers"]
     collection = open_collection(conala)
     query_id, doc_ids = next(iter(collection.query_ids)), list(collection.doc_ids)[:4]
     found = rankdistill.rerank(model, collection, {query_id: dict.fromkeys(doc_ids, 0.0)}, progress=False)

@@ -82,6 +82,8 @@ def test_apart_and_then_joint_equals_one_masked_pass(
     assert model.dim == (compress_dim or 32)
     scores = score_pairs(model, QUERIES, DOCS, progress=False)
     np.testing.assert_allclose(scores, twin_scores(model), rtol=1e-5, atol=1e-5)
+    few = score_pairs(model, QUERIES, DOCS, batch_tokens=8, progress=False)
+    np.testing.assert_allclose(few, scores, rtol=1e-5, atol=1e-5)
     assert scores.std() > 1e-3
 
 

@@ -77,6 +77,9 @@ def test_batches_of_ragged_texts_equal_the_twin(aggregation: Aggregation, doc_po
     found = score_pairs(model, [QUERIES[q] for q, _ in pairs], [DOCS[d] for _, d in pairs], progress=False)
     np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-4)
     assert [found[pair] for pair, (q, _) in enumerate(pairs) if q == 1] == [0] * 5
+    few = score_pairs(model, QUERIES[:3], DOCS[:3], batch_tokens=1, progress=False)
+    np.testing.assert_allclose(few, [found[pair] for pair, (q, d) in enumerate(pairs) if q == d < 3], rtol=1e-5)
+    assert score_pairs(model, [""], [""], progress=False).tolist() == [0]
 
 
 cosine = st.floats(-1, 1, width=32)
