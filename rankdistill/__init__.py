@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from rankdistill.models.cross_encoder import CrossEncoderModel
     from rankdistill.models.dot import DotModel
     from rankdistill.models.loading import load_model as load
+    from rankdistill.models.prett import PrettModel
     from rankdistill.models.splade import SpladeModel
+    from rankdistill.models.tk import TKModel
     from rankdistill.options.training import MarginMSEOptions, Stage, TeacherOptions
     from rankdistill.records import Qrels, Run
     from rankdistill.retrieval.bm25 import BM25
@@ -41,12 +43,14 @@ __all__ = [
     "Evaluation",
     "FlatIndex",
     "MarginMSEOptions",
+    "PrettModel",
     "Qrels",
     "Run",
     "ScoreStore",
     "SparseIndex",
     "SpladeModel",
     "Stage",
+    "TKModel",
     "TeacherOptions",
     "TokenIndex",
     "__version__",
@@ -80,7 +84,9 @@ _HOME = {
     "models.cross_encoder": ("CrossEncoderModel",),
     "models.dot": ("DotModel",),
     "models.loading": ("load",),
+    "models.prett": ("PrettModel",),
     "models.splade": ("SpladeModel",),
+    "models.tk": ("TKModel",),
     "options.training": ("MarginMSEOptions", "Stage", "TeacherOptions"),
     "records": ("Qrels", "Run"),
     "retrieval.bm25": ("BM25",),

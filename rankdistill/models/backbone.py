@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +18,9 @@ from transformers.utils import logging as transformers_logging
 from rankdistill.errors import BadDataError
 
 __all__ = [
+    "check_same",
     "config_with_layers",
+    "first_position",
     "load_tokenizer",
     "load_weights",
     "max_positions",
@@ -24,6 +28,8 @@ __all__ = [
     "resolve",
     "weights_fingerprint",
 ]
+
+_OWN_FAMILY = "rankdistill-"
 
 
 def resolve(name_or_path: str) -> str:
@@ -40,11 +46,17 @@ def resolve(name_or_path: str) -> str:
 
 
 def config_with_layers(path: str, num_layers: int | None, dropout: float | None = None) -> PretrainedConfig:
-    """The config at `path`, cut to its first `num_layers` layers (None keeps all), with all its dropouts set (None doesn't).
+    """The config of an encoder at `path`, cut to its first `num_layers` layers, with all its dropouts set; None changes nothing.
 
     Raises:
+        BadDataError: if it's a student of ours that is no encoder of transformers.
         ValueError: if the model hasn't that many layers.
     """
+    stated = Path(path) / "config.json"
+    family = str(json.loads(stated.read_text(encoding="utf-8")).get("model_type")) if stated.is_file() else ""
+    if family.startswith(_OWN_FAMILY):
+        found = f"a {family.removeprefix(_OWN_FAMILY)} student of rankdistill"
+        raise BadDataError("an encoder of transformers", found, "start from the encoder that it was made of", path)
     config: PretrainedConfig = AutoConfig.from_pretrained(path)
     if num_layers is not None:
         depth = int(config.num_hidden_layers)
@@ -61,13 +73,26 @@ def config_with_layers(path: str, num_layers: int | None, dropout: float | None 
     return config
 
 
+def check_same(path: Path, asked: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+    """Checks that what is asked for (None asks for nothing) is what a checkpoint was made with.
+
+    Raises:
+        ValueError: if one differs.
+    """
+    for name, value in asked.items():
+        if value is not None and value != stored[name]:
+            raise ValueError(f"{name}={value} was asked for, and {path} was trained with {stored[name]}; ask for that")
+
+
 def max_positions(config: PretrainedConfig) -> int:
     """How many tokens the model has positions for; no limit of the model's is 512 here, longer must be asked for."""
     stated = getattr(config, "max_position_embeddings", None)
-    if stated is None:
-        return 512
-    # RoBERTa's kin count positions from the padding token's id + 1.
-    return int(stated) - (2 if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet") else 0)
+    return 512 if stated is None else int(stated) - first_position(config)
+
+
+def first_position(config: PretrainedConfig) -> int:
+    """Id of a text's first position: 0, but RoBERTa's kin count from the padding token's id + 1."""
+    return int(config.pad_token_id) + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet") else 0
 
 
 @contextmanager
@@ -113,7 +138,8 @@ def load_tokenizer(path: str) -> Any:
     Raises:
         ValueError: if the model has no fast (Rust) tokenizer; token stores need one.
     """
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    with quiet():  # it warns of our own configs, which it has no need of
+        tokenizer = AutoTokenizer.from_pretrained(path)
     if not tokenizer.is_fast:
         raise ValueError(f"{path} has no fast tokenizer (tokenizer.json); convert it with transformers first")
     return tokenizer

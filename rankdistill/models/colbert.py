@@ -25,6 +25,7 @@ from rankdistill.models.precision import choose_device
 from rankdistill.models.towers import (
     OWN_CONFIG,
     BatchScores,
+    Card,
     InteractionModel,
     Kind,
     in_parts,
@@ -109,6 +110,12 @@ class ColbertModel(InteractionModel):
     """
 
     architecture = "colbert"
+    card = Card(
+        scores="Pairs are scored by MaxSim of their tokens' vectors.",
+        library="sentence-transformers",
+        task="sentence-similarity",
+        load="from sentence_transformers import MultiVectorEncoder\n\nmodel = MultiVectorEncoder(PATH)",
+    )
     _skip_ids: Tensor
 
     def __init__(

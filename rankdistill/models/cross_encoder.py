@@ -20,7 +20,7 @@ from rankdistill.models.backbone import (
     weights_fingerprint,
 )
 from rankdistill.models.precision import choose_device
-from rankdistill.models.towers import OWN_CONFIG, BatchScores, write_json
+from rankdistill.models.towers import OWN_CONFIG, BatchScores, Card, write_json
 
 __all__ = ["CrossEncoderModel"]
 
@@ -36,6 +36,11 @@ class CrossEncoderModel(nn.Module):
     """
 
     architecture = "cross-encoder"
+    card = Card(
+        scores="Scores are raw logits.",
+        library="sentence-transformers",
+        load="from sentence_transformers import CrossEncoder\n\nmodel = CrossEncoder(PATH)",
+    )
     scores_in_batch = False
 
     def __init__(self, classifier: PreTrainedModel, tokenizer: Any, *, max_length: int = 256) -> None:

@@ -18,7 +18,7 @@ from rankdistill.errors import BadDataError
 from rankdistill.models.backbone import config_with_layers, load_tokenizer, load_weights, max_positions, resolve
 from rankdistill.models.layout import load_dense, read_lengths, read_modules, read_prompts, write_layout
 from rankdistill.models.precision import choose_device
-from rankdistill.models.towers import OWN_CONFIG, BatchScores, Tower, in_parts, read_json, write_json
+from rankdistill.models.towers import OWN_CONFIG, BatchScores, Card, Tower, in_parts, read_json, write_json
 
 __all__ = ["DotModel", "Pooling"]
 
@@ -36,6 +36,12 @@ class DotModel(Tower):
     """
 
     architecture = "dot"
+    card = Card(
+        scores="Pairs are scored by dot product.",
+        library="sentence-transformers",
+        task="sentence-similarity",
+        load="from sentence_transformers import SentenceTransformer\n\nmodel = SentenceTransformer(PATH)",
+    )
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from rankdistill.errors import BadDataError
 from rankdistill.models.backbone import resolve
@@ -11,16 +11,18 @@ from rankdistill.models.colbert import ColbertModel
 from rankdistill.models.cross_encoder import CrossEncoderModel
 from rankdistill.models.dot import DotModel
 from rankdistill.models.layout import model_type
+from rankdistill.models.prett import PrettModel
 from rankdistill.models.splade import SpladeModel
+from rankdistill.models.tk import TKModel
 from rankdistill.models.towers import OWN_CONFIG, Tower, read_json
 
-__all__ = ["Model", "load_model"]
+__all__ = ["ARCHITECTURES", "Model", "load_model"]
 
 Model: TypeAlias = Tower | CrossEncoderModel
 
-_ARCHITECTURES: dict[str, type[DotModel] | type[ColbertModel] | type[SpladeModel] | type[CrossEncoderModel]] = {
-    kind.architecture: kind for kind in (DotModel, ColbertModel, SpladeModel, CrossEncoderModel)
-}
+_KINDS: tuple[type[Any], ...] = (DotModel, ColbertModel, SpladeModel, PrettModel, TKModel, CrossEncoderModel)
+ARCHITECTURES: dict[str, type[Any]] = {kind.architecture: kind for kind in _KINDS}
+"""Our models by the name that their checkpoints and the command line give them."""
 _OF_SENTENCE_TRANSFORMERS: dict[str, type[ColbertModel] | type[SpladeModel]] = {
     "MultiVectorEncoder": ColbertModel,
     "ColBERT": ColbertModel,
@@ -45,13 +47,14 @@ def load_model(name_or_path: str | Path, *, device: str = "auto") -> Model:
     path = Path(resolve(str(name_or_path)))
     architecture = read_json(path / OWN_CONFIG).get("architecture")
     if architecture is not None:
-        kind = _ARCHITECTURES.get(architecture)
+        kind = ARCHITECTURES.get(architecture)
         if kind is None:
             found = f'"{architecture}"'
             raise BadDataError(
-                f"a model ({', '.join(_ARCHITECTURES)})", found, "update rankdistill", str(path / OWN_CONFIG)
+                f"a model ({', '.join(ARCHITECTURES)})", found, "update rankdistill", str(path / OWN_CONFIG)
             )
-        return kind.from_pretrained(path, device=device)
+        ours: Model = kind.from_pretrained(path, device=device)
+        return ours
     theirs = model_type(path)
     if theirs is not None:
         chosen = _OF_SENTENCE_TRANSFORMERS.get(theirs)

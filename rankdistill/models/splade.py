@@ -17,7 +17,7 @@ from rankdistill.errors import BadDataError
 from rankdistill.models.backbone import config_with_layers, load_tokenizer, load_weights, max_positions, resolve
 from rankdistill.models.layout import model_type, read_lengths, read_modules, read_prompts, write_layout
 from rankdistill.models.precision import choose_device
-from rankdistill.models.towers import OWN_CONFIG, BatchScores, Tower, in_parts, read_json, write_json
+from rankdistill.models.towers import OWN_CONFIG, BatchScores, Card, Tower, in_parts, read_json, write_json
 
 __all__ = ["SpladeModel", "flops"]
 
@@ -40,6 +40,12 @@ class SpladeModel(Tower):
     """
 
     architecture = "splade"
+    card = Card(
+        scores="Pairs are scored by the dot product of their terms' weights.",
+        library="sentence-transformers",
+        task="feature-extraction",
+        load="from sentence_transformers import SparseEncoder\n\nmodel = SparseEncoder(PATH)",
+    )
 
     def __init__(self, mlm: PreTrainedModel, tokenizer: Any, **lengths_and_prompts: Any) -> None:
         super().__init__(tokenizer, **lengths_and_prompts)

@@ -21,6 +21,7 @@ from rankdistill.models.backbone import weights_fingerprint
 __all__ = [
     "OWN_CONFIG",
     "BatchScores",
+    "Card",
     "InteractionModel",
     "Kind",
     "Tower",
@@ -57,11 +58,29 @@ class BatchScores:
         return self.scores.gather(1, columns_BN) if self.in_batch else self.scores
 
 
+@dataclass(frozen=True)
+class Card:
+    """What a model card says of a kind of model.
+
+    Attributes:
+        scores: what its scores are, in a sentence.
+        library: what loads it, as the hub calls it.
+        task: the hub's name of what it does.
+        load: Python that loads it from PATH.
+    """
+
+    scores: str = "Scores are raw."
+    library: str = "rankdistill"
+    task: str = "text-ranking"
+    load: str = "import rankdistill\n\nmodel = rankdistill.load(PATH)"
+
+
 class Tower(nn.Module):
     """A model that reads queries and documents apart.
 
     Attributes:
         architecture: its name on the command line and in checkpoints.
+        card: what its model card says.
         scores_in_batch: whether `forward` scores every query with every doc of the batch, or each row's own docs only.
         query_max_length: tokens of a query that are read, specials included.
         doc_max_length: the same for documents.
@@ -70,6 +89,7 @@ class Tower(nn.Module):
     """
 
     architecture: ClassVar[str]
+    card: ClassVar[Card] = Card()
     scores_in_batch: ClassVar[bool] = True
 
     def __init__(

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from cyclopts import Parameter
 
-from rankdistill.options.students import ColbertOptions, SpladeOptions
+from rankdistill.options.students import ColbertOptions, PrettOptions, SpladeOptions, TKOptions
 
 __all__ = ["LOSS_TERMS", "LossOptions", "MarginMSEOptions", "Stage", "Stages", "TeacherOptions", "TrainingOptions"]
 
@@ -141,6 +141,10 @@ class LossOptions:
 class MarginMSEOptions(LossOptions, TrainingOptions):
     """Train a student from teacher scores."""
 
+    init: str = ""
+    """What the student starts from: a folder or hub id of any HF encoder, or of a SentenceTransformer. Needed, but for
+    --student tk with --tk.embeddings."""
+
     collection: str | None = None
     """Documents and queries: a BEIR folder, an MS MARCO folder, an ir_datasets id, or hf:NAME. Only score files in text
     form, which hold their texts, do without."""
@@ -153,10 +157,11 @@ class MarginMSEOptions(LossOptions, TrainingOptions):
     """Dropout of the student's body. 0 by default: a teacher's scores leave little to overfit, and on a CPU attention
     without dropout is much faster."""
 
-    student: Literal["dot", "colbert", "splade", "cross-encoder"] = "dot"
+    student: Literal["dot", "colbert", "splade", "prett", "tk", "cross-encoder"] = "dot"
     """Architecture of the student. dot: one vector a text, compared by dot product. colbert: one vector a token, compared by
-    MaxSim. splade: weights of the vocabulary's terms, compared by dot product. cross-encoder: query and document read
-    together; it scores the rows' own docs only, so it has no in-batch losses."""
+    MaxSim. splade: weights of the vocabulary's terms, compared by dot product. Those that score the rows' own docs only,
+    and so have no in-batch losses: prett, whose lower layers read query and document apart and its upper ones together;
+    tk, which compares words by kernels; cross-encoder, which reads both together."""
 
     colbert: ColbertOptions = field(default_factory=ColbertOptions)
     """For --student colbert."""
@@ -169,6 +174,12 @@ class MarginMSEOptions(LossOptions, TrainingOptions):
 
     projection_dim: int | None = None
     """Add a linear projection to this width; none by default."""
+
+    prett: PrettOptions = field(default_factory=PrettOptions)
+    """For --student prett."""
+
+    tk: TKOptions = field(default_factory=TKOptions)
+    """For --student tk."""
 
     query_max_length: int = 32
     """Tokens of a query that are read, specials included (the paper: 30)."""

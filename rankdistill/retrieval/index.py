@@ -39,9 +39,9 @@ __all__ = [
 Index: TypeAlias = FlatIndex | TokenIndex | SparseIndex
 
 
-def searches(model: Model) -> bool:
-    """Whether the model can search a whole collection; the others re-rank."""
-    return isinstance(model, DotModel | ColbertModel | SpladeModel)
+def searches(model: Model | type[Any]) -> bool:
+    """Whether the model, or a class of models, can search a whole collection; the others re-rank."""
+    return issubclass(model if isinstance(model, type) else type(model), DotModel | ColbertModel | SpladeModel)
 
 
 def build_index(

@@ -21,7 +21,7 @@ from rankdistill.data.batches import BatchPlan
 from rankdistill.data.scores import ScoreStore, open_scores
 from rankdistill.data.tokens import cached_tokens
 from rankdistill.formats.collection import Collection, collection_from_texts, open_collection
-from rankdistill.models.loading import Model
+from rankdistill.models.loading import ARCHITECTURES, Model
 from rankdistill.models.towers import BatchScores, Tower
 from rankdistill.options.training import LossOptions, MarginMSEOptions
 from rankdistill.retrieval.bm25 import bm25_search
@@ -87,7 +87,7 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
     """Trains a student from teacher score files.
 
     Returns:
-        The folder of the trained model.
+        The folder of the trained model, which `rankdistill.load` reads.
 
     Raises:
         ValueError: for options that contradict each other.
@@ -96,18 +96,19 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
         FileExistsError: if the output folder holds a run.
     """
     weights = loss_weights(options)
-    checkpoint = prepare_folder(options)
-    set_seed(options.seed)
-    model = new_student(options)
-    check_terms(model, weights)
-    if options.dev_split is not None and options.dev_mode == "retrieve" and not searches(model):
+    kind = ARCHITECTURES[options.student]
+    check_terms(kind, weights)
+    if options.dev_split is not None and options.dev_mode == "retrieve" and not searches(kind):
         raise ValueError(
             f"a {options.student} student is validated by --dev-mode rerank; it can't search all documents"
         )
+    checkpoint = prepare_folder(options)
     state = PartialState(cpu=options.device == "cpu")
     with state.main_process_first():  # the first process fills the caches, the others read them
         store = open_scores(options.scores, format=options.format, on_bad_row=options.on_bad_row)
     collection = _collection(options, store)
+    set_seed(options.seed)
+    model = new_student(options, collection)
     placed = place(store, collection, on_missing=options.on_missing)
     source, plan = _batches(options, state, model, collection, placed, with_negatives="infonce" in weights)
     penalties = penalty_weights(options, total_steps(options, source.num_steps))
@@ -126,6 +127,7 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
         "docs_per_row": store.num_docs_per_row,
         "steps_per_epoch": source.num_steps,
         "rows_dropped_per_epoch": plan.num_dropped_rows,
+        **getattr(model, "coverage", {}),
     }
     if arguments.process_index == 0:
         write_config(options, arguments, **facts)

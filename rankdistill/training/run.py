@@ -15,22 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import TrainingArguments
 
+from rankdistill.models.loading import Model
 from rankdistill.models.precision import choose_device, fast_dtype
 from rankdistill.options.training import TrainingOptions
 from rankdistill.training.trainer import DistillationTrainer, last_checkpoint
 
 __all__ = ["model_card", "prepare_folder", "run_training", "total_steps", "trainer_arguments", "write_config"]
 
-# How a model is loaded by sentence-transformers, what the hub calls its task, and how it scores.
-_CARDS = {
-    "cross-encoder": ("CrossEncoder", "text-ranking", "Scores are raw logits."),
-    "dot": ("SentenceTransformer", "sentence-similarity", "Pairs are scored by dot product."),
-    "colbert": ("MultiVectorEncoder", "sentence-similarity", "Pairs are scored by MaxSim of their tokens' vectors."),
-    "splade": ("SparseEncoder", "feature-extraction", "Pairs are scored by the dot product of their terms' weights."),
-}
 _PACKAGES = ("rankdistill", "torch", "transformers", "accelerate", "tokenizers", "numpy")
 
 
@@ -176,17 +169,17 @@ def run_training(
     return model_dir
 
 
-def model_card(model: nn.Module, options: TrainingOptions, facts: Mapping[str, Any]) -> str:
+def model_card(model: Model, options: TrainingOptions, facts: Mapping[str, Any]) -> str:
     """A model card in the hub's form: how it was made, how it's loaded."""
-    kind, task, scored = _CARDS[str(getattr(model, "architecture", "cross-encoder"))]
-    load = f"from sentence_transformers import {kind}\n\nmodel = {kind}(PATH)"
+    kind = model.card
     size = sum(parameter.numel() for parameter in model.parameters())
+    or_ours = "" if kind.library == "rankdistill" else "or `rankdistill.load(PATH)`.\n\n"
     rows = "".join(f"| {key.replace('_', ' ')} | {value} |\n" for key, value in facts.items())
     settings = "".join(f"| `{key}` | {_plain(value)} |\n" for key, value in dataclasses.asdict(options).items())
-    front = f"library_name: sentence-transformers\npipeline_tag: {task}\ntags:\n- rankdistill\n- knowledge-distillation"
+    front = f"library_name: {kind.library}\npipeline_tag: {kind.task}\ntags:\n- rankdistill\n- knowledge-distillation"
     return (
         f"---\n{front}\n---\n\n# {options.output_dir.name}\n\n"
-        f"Trained with rankdistill from `{options.init}`; {size:,} parameters. {scored}\n\n"
-        f"```python\n{load}\n```\n\nor `rankdistill.load(PATH)`.\n\n"
+        f"Trained with rankdistill from `{options.init}`; {size:,} parameters. {kind.scores}\n\n"
+        f"```python\n{kind.load}\n```\n\n{or_ours}"
         f"## Training\n\n| fact | value |\n|---|---|\n{rows}\n| option | value |\n|---|---|\n{settings}"
     )

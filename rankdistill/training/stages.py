@@ -39,6 +39,7 @@ def stage_options(options: MarginMSEOptions, stages: Sequence[Stage]) -> list[Ma
             changes.setdefault("max_steps", -1)
         if runs:
             changes |= {"init": str(runs[-1].output_dir / "model"), "num_layers": None, "projection_dim": None}
+            changes["tk"] = dataclasses.replace(options.tk, embeddings=None)  # they're in the former's model
         changes |= {"output_dir": options.output_dir / f"stage-{number}", "seed": options.seed + number - 1}
         runs.append(dataclasses.replace(options, **changes))
     needing = [any(map(needs_dense_teacher, parse_loss(run.loss))) for run in runs]

@@ -95,6 +95,9 @@ def _only(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 class DistillationTrainer(Trainer):
     """Trains `model` on `source` by `objective`, logging each term by its name.
 
+    A model may have `learning_rate_factors`, a mapping from the beginning of weights' names to what multiplies their
+    learning rate; the schedule is the same for all.
+
     Args:
         validate: gives measures by name; called where the arguments say to evaluate.
     """
@@ -115,6 +118,17 @@ class DistillationTrainer(Trainer):
         # The Trainer asks for an eval data set when it's told to evaluate; ours is behind `validate`.
         super().__init__(model, args, train_dataset=_Steps(source), eval_dataset={} if validate else None, **kwargs)
         self.model_accepts_loss_kwargs = False
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The Trainer's, with weights in groups of their own where the model has learning rate factors."""
+        fresh = self.optimizer is None
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        trained: Any = self.model
+        factors: Mapping[str, float] = getattr(trained, "learning_rate_factors", {})
+        if fresh and factors:
+            names = {parameter: name for name, parameter in trained.named_parameters()}
+            optimizer.param_groups = _by_factor(optimizer.param_groups, names, factors)
+        return optimizer
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Whole batches under (epoch, step); not handed to accelerate, since the source splits rows over ranks itself."""
@@ -182,6 +196,22 @@ class DistillationTrainer(Trainer):
     def _load_best_model(self) -> None:
         assert self.state.best_model_checkpoint is not None
         self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+def _by_factor(
+    groups: list[dict[str, Any]], names: Mapping[Tensor, str], factors: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """Parameter groups, split by the factor of each weight's learning rate; weights without one come first."""
+
+    def factor(parameter: Tensor) -> float:
+        return next((factors[start] for start in factors if names[parameter].startswith(start)), 1.0)
+
+    split = []
+    for group in groups:
+        for value in dict.fromkeys([1.0, *factors.values()]):
+            chosen = [parameter for parameter in group["params"] if factor(parameter) == value]
+            split.append(group | {"params": chosen, "lr": group["lr"] * value})
+    return split
 
 
 def last_checkpoint(folder: Path) -> Path | None:
