@@ -402,13 +402,31 @@ fn any_bytes_are_refused_or_read() {
         if bytes.len() >= 12 && !rng.one_in(4) {
             bytes[..12].copy_from_slice(b"RDTRIE\0\0\x01\0\0\0");
         }
-        if bytes.len() > 264 && !rng.one_in(4) {
-            // Counts that may fit the length, and checksums that do.
-            for at in (16..56).step_by(4) {
-                let value = rng.below(60) as u32;
-                bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        if bytes.len() > 256 && !rng.one_in(4) {
+            // A header that fits, and a body of the length that it asks for.
+            let (num_nodes, num_leaves) = (1 + rng.below(40), rng.below(12));
+            let (num_entities, num_far, num_wide) = (num_leaves + rng.below(3), rng.below(3), rng.below(3));
+            let counts = [num_nodes, num_leaves, num_entities, num_far, num_wide];
+            let vocab_size = [4, 40, 65_537][rng.below(3)];
+            for (at, value) in [vocab_size, rng.below(4), rng.below(4), rng.below(9)].into_iter().chain(counts).enumerate() {
+                bytes[16 + 4 * at..20 + 4 * at].copy_from_slice(&(value as u32).to_le_bytes());
             }
-            bytes[64..96].fill(if rng.one_in(2) { 0 } else { b'f' });
+            bytes[64..96].fill(0);
+            let num_ends = if num_entities > num_leaves { num_leaves } else { 0 };
+            let label_bytes = if vocab_size > 65_536 { 4 } else { 2 };
+            let sections = [num_nodes * label_bytes, (num_nodes + 1) * 2, 4, 4, num_ends * 4, num_entities * 4, num_far * 8, num_wide * 4];
+            let body = sections.iter().fold(0usize, |end, section| end.next_multiple_of(64) + section);
+            bytes.resize_with(256 + body + 8, || if rng.one_in(3) { rng.below(9) as u8 } else { 0 });
+            if rng.one_in(2) {
+                // The first children ascend.
+                let deltas = 256 + sections[0].next_multiple_of(64);
+                for node in 0..=num_nodes {
+                    let first = (node + 1 + rng.below(3)).min(num_nodes) as u16;
+                    bytes[deltas + 2 * node..deltas + 2 * node + 2].copy_from_slice(&first.to_le_bytes());
+                }
+                let bases = deltas + sections[1].next_multiple_of(64);
+                bytes[bases..bases + 4].fill(0);
+            }
             reseal(&mut bytes);
         }
         match TokenTrie::from_bytes(bytes) {
@@ -458,7 +476,7 @@ fn a_crafted_file_is_read_without_harm() {
     fuzz("crafted files", |rng| {
         let info = info(rng);
         let mut bytes = build(&pairs(rng, &info, 10), &info).snapshot().to_bytes().unwrap();
-        for _ in 0..1 + rng.below(3) {
+        for _ in 0..1 + rng.below(6) {
             let at = match rng.below(3) {
                 0 => 16 + rng.below(40),
                 _ => 256 + rng.below(bytes.len() - 256),
