@@ -12,11 +12,10 @@ they are dropped.
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,44 +23,14 @@ from numpy.typing import ArrayLike, NDArray
 from rankdistill import _core
 from rankdistill.data.tokens import tokenizer_fingerprint
 from rankdistill.errors import BadStoreError
+from rankdistill.generation.arrays import TokenSequences, buffer, flatten, int64, uint32
+from rankdistill.generation.states import Allowed, EntityIds, OnDeadEnd, TrieStates
 from rankdistill.generation.titles import end_token, tokenize_titles
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Allowed", "EntityIds", "OnDeadEnd", "TokenSequences", "TokenTrie", "TrieStates"]
-
-OnDeadEnd: TypeAlias = Literal["eos", "pad", "error"]
-TokenSequences: TypeAlias = Iterable[Sequence[int]] | tuple[NDArray[Any], NDArray[Any]]
-"""Sequences of tokens that end in the end token; or a pair of arrays, all tokens end to end and the length of each."""
-
-_T = TypeVar("_T", bound=np.generic)
-
-
-class Allowed(NamedTuple):
-    """Allowed tokens of R rows: row i's are `ids[indptr[i]:indptr[i + 1]]`, ascending and never none.
-
-    Attributes:
-        indptr: where each row begins, and the end, [R + 1], int32.
-        ids: tokens, int32.
-        next_states: the state after each token, int32; what `TrieStates.set` takes. -1 begins no title.
-    """
-
-    indptr: NDArray[np.int32]
-    ids: NDArray[np.int32]
-    next_states: NDArray[np.int32]
-
-
-class EntityIds(NamedTuple):
-    """Entities of R rows: row i's are `ids[indptr[i]:indptr[i + 1]]`, ascending; none where the row is no whole title.
-
-    Attributes:
-        indptr: where each row begins, and the end, [R + 1], int64.
-        ids: entities, uint32.
-    """
-
-    indptr: NDArray[np.int64]
-    ids: NDArray[np.uint32]
+__all__ = ["Allowed", "EntityIds", "OnDeadEnd", "TokenTrie", "TrieStates"]
 
 
 class TokenTrie:
@@ -97,11 +66,11 @@ class TokenTrie:
         Raises:
             ValueError: for a sequence that can't be, or occurs twice where that is an error.
         """
-        tokens, lengths = _flatten(sequences)
+        tokens, lengths = flatten(sequences)
         core = _core.TokenTrie.build(
             tokens,
             lengths,
-            None if ids is None else _uint32(ids, "ids"),
+            None if ids is None else uint32(ids, "ids"),
             vocab_size=vocab_size,
             eos=eos,
             pad=eos if pad is None else pad,
@@ -258,7 +227,7 @@ class TokenTrie:
         Raises:
             ValueError: if rows are shorter than `start`, or at a dead end that is an error.
         """
-        return Allowed(*self._core.allow(_rows(input_ids), start, on_dead_end))
+        return Allowed(*self._core.allow(int64(input_ids, 2), start, on_dead_end))
 
     def fill_bitmask(
         self,
@@ -277,7 +246,7 @@ class TokenTrie:
         Raises:
             ValueError: as `allow`, and for another shape of `out`.
         """
-        self._core.fill_bitmask(_rows(input_ids), _buffer(out, np.int32, 2), start, on_dead_end)
+        self._core.fill_bitmask(int64(input_ids, 2), buffer(out, np.int32, 2), start, on_dead_end)
 
     def fill_csr(
         self,
@@ -299,8 +268,14 @@ class TokenTrie:
         Raises:
             ValueError: as `allow`, and for buffers without room.
         """
-        buffers = (_buffer(buffer, np.int32, 1) for buffer in (indptr, ids, next_states))
-        return self._core.fill_csr(_rows(input_ids), *buffers, start, on_dead_end)
+        return self._core.fill_csr(
+            int64(input_ids, 2),
+            buffer(indptr, np.int32, 1),
+            buffer(ids, np.int32, 1),
+            buffer(next_states, np.int32, 1),
+            start,
+            on_dead_end,
+        )
 
     def mask_logits_(
         self,
@@ -319,7 +294,7 @@ class TokenTrie:
         Raises:
             ValueError: as `allow`, and for another shape of `logits`.
         """
-        self._core.mask_logits(_rows(input_ids), _buffer(logits, np.float32, 2), start, on_dead_end)
+        self._core.mask_logits(int64(input_ids, 2), buffer(logits, np.float32, 2), start, on_dead_end)
 
     def states(self, num_rows: int) -> TrieStates:
         """States of rows before their first token, for a decoder that steps instead of walking again."""
@@ -331,7 +306,7 @@ class TokenTrie:
         Args:
             input_ids: as for `allow`.
         """
-        return EntityIds(*self._core.entity_ids(_rows(input_ids), start))
+        return EntityIds(*self._core.entity_ids(int64(input_ids, 2), start))
 
     def ids_of(self, sequence: Sequence[int]) -> NDArray[np.uint32]:
         """Entities of one whole sequence, ascending; none if it isn't in the trie."""
@@ -360,7 +335,7 @@ class TokenTrie:
         Raises:
             ValueError: for a sequence that can't be; then none is added.
         """
-        return self._core.add(*_flatten(sequences), _uint32(ids, "ids"))
+        return self._core.add(*flatten(sequences), uint32(ids, "ids"))
 
     def remove(self, sequences: TokenSequences, ids: ArrayLike | None = None) -> int:
         """Removes entities from their sequences, or all entities of the sequences; returns how many.
@@ -371,79 +346,11 @@ class TokenTrie:
         Raises:
             ValueError: if one isn't there; then none is removed.
         """
-        return self._core.remove(*_flatten(sequences), None if ids is None else _uint32(ids, "ids"))
+        return self._core.remove(*flatten(sequences), None if ids is None else uint32(ids, "ids"))
 
     def compact(self) -> None:
         """Builds the trie anew (a second for a million titles), so that additions cost no more than the rest; readers go on."""
         self._core.compact()
-
-
-class TrieStates:
-    """The states of a decoder's rows in the trie of one moment; made by `TokenTrie.states`."""
-
-    def __init__(self, core: _core.TrieStates) -> None:
-        self._core = core
-
-    def __len__(self) -> int:
-        return len(self._core)
-
-    @property
-    def values(self) -> NDArray[np.int32]:
-        """The state of each row, -1 for one that begins no title; a copy."""
-        return self._core.values()
-
-    def set(self, values: ArrayLike) -> None:
-        """Puts rows into these states: `next_states` that `allow` gave for these states, or `values`.
-
-        Raises:
-            ValueError: for a state that isn't there.
-        """
-        self._core.set(np.ascontiguousarray(values, np.int32))
-
-    def copy(self) -> TrieStates:
-        """The same states, which then go their own way."""
-        return TrieStates(self._core.copy())
-
-    def advance(self, tokens: ArrayLike, parents: ArrayLike | None = None) -> None:
-        """Reorders and steps in one pass: new row i is old row `parents[i]`, continued by `tokens[i]`.
-
-        Args:
-            tokens: the token of each new row.
-            parents: the old row of each new one, as many as there are to be; row i itself without it.
-
-        Raises:
-            ValueError: for a parent that isn't there, or another number of tokens.
-        """
-        self._core.advance(_int64(tokens, 1), None if parents is None else _int64(parents, 1))
-
-    def allow(self, *, on_dead_end: OnDeadEnd = "eos") -> Allowed:
-        """What each row may go on with; as `TokenTrie.allow`."""
-        return Allowed(*self._core.allow(on_dead_end))
-
-    def fill_bitmask(self, out: NDArray[np.int32] | Tensor, *, on_dead_end: OnDeadEnd = "eos") -> None:
-        """As `TokenTrie.fill_bitmask`."""
-        self._core.fill_bitmask(_buffer(out, np.int32, 2), on_dead_end)
-
-    def fill_csr(
-        self,
-        indptr: NDArray[np.int32] | Tensor,
-        ids: NDArray[np.int32] | Tensor,
-        next_states: NDArray[np.int32] | Tensor,
-        *,
-        on_dead_end: OnDeadEnd = "eos",
-    ) -> int:
-        """As `TokenTrie.fill_csr`."""
-        return self._core.fill_csr(
-            *(_buffer(buffer, np.int32, 1) for buffer in (indptr, ids, next_states)), on_dead_end
-        )
-
-    def mask_logits_(self, logits: NDArray[np.float32] | Tensor, *, on_dead_end: OnDeadEnd = "eos") -> None:
-        """As `TokenTrie.mask_logits_`."""
-        self._core.mask_logits(_buffer(logits, np.float32, 2), on_dead_end)
-
-    def entity_ids(self) -> EntityIds:
-        """Entities of each row that is a whole title."""
-        return EntityIds(*self._core.entity_ids())
 
 
 def _from_bytes(content: bytes) -> TokenTrie:
@@ -454,45 +361,3 @@ def _keeps(on_duplicate: str) -> bool:
     if on_duplicate not in ("keep", "error"):
         raise ValueError(f"expected on_duplicate of keep or error, found {on_duplicate!r}")
     return on_duplicate == "keep"
-
-
-def _uint32(values: Any, name: str) -> NDArray[np.uint32]:
-    array = np.asarray(values)
-    if array.size == 0:
-        return np.zeros(0, np.uint32)
-    if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise ValueError(f"expected {name} in one row of integers, found {array.dtype} of shape {array.shape}")
-    if array.dtype != np.uint32 and (array.min() < 0 or array.max() >= 1 << 32):
-        raise ValueError(f"expected {name} from 0 to 4,294,967,295, found {array.min()} to {array.max()}")
-    return np.ascontiguousarray(array, np.uint32)
-
-
-def _flatten(sequences: TokenSequences) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-    if isinstance(sequences, tuple) and len(sequences) == 2 and all(isinstance(part, np.ndarray) for part in sequences):
-        return _uint32(sequences[0], "tokens"), _uint32(sequences[1], "lengths")
-    rows: list[Any] = list(sequences)
-    lengths = np.fromiter(map(len, rows), np.uint32, len(rows))
-    tokens = np.fromiter(itertools.chain.from_iterable(rows), np.int64, int(lengths.sum()))
-    return _uint32(tokens, "tokens"), lengths
-
-
-def _int64(values: ArrayLike, rank: int) -> NDArray[np.int64]:
-    array = np.asarray(values)
-    if array.ndim != rank or (array.size and array.dtype.kind not in "iu"):
-        expected = "token ids of shape (rows, length)" if rank == 2 else "one row of integers"
-        raise ValueError(f"expected {expected}, found {array.dtype} of shape {array.shape}")
-    return np.ascontiguousarray(array, np.int64)
-
-
-def _rows(input_ids: ArrayLike) -> NDArray[np.int64]:
-    return _int64(input_ids, 2)
-
-
-def _buffer(out: NDArray[_T] | Tensor, dtype: type[_T], rank: int) -> NDArray[_T]:
-    """The array itself, or the one that shares a tensor's memory: what is written must arrive."""
-    array: Any = out if isinstance(out, np.ndarray) else out.numpy()
-    if array.dtype != dtype or array.ndim != rank or not array.flags.c_contiguous or not array.flags.writeable:
-        found = f"{array.dtype} of shape {array.shape}, strides {array.strides}"
-        kind = f"a contiguous, writeable array (or CPU tensor) of {np.dtype(dtype)}, {rank} axes"
-        raise ValueError(f"expected {kind}, found {found}")
-    return array  # type: ignore[no-any-return]
