@@ -161,11 +161,11 @@ def time_theirs(
     scores = torch.zeros(BEAMS, VOCAB_SIZE)
 
     def lists(draw: NDArray[np.int64]) -> float:
-        return best_of(3, lambda: [get(row[1:]) for row in draw.tolist()])
+        return best_of(5, lambda: [get(row[1:]) for row in draw.tolist()])
 
     def logits(draw: NDArray[np.int64]) -> float:
         ids = torch.from_numpy(draw)
-        return best_of(3, lambda: processor(ids, scores))
+        return best_of(10, lambda: processor(ids, scores))
 
     few = {depth: draws[:3] for depth, draws in rows.items()}
     return {"lists": per_depth(few, lists), "HF processor": per_depth(few, logits)}

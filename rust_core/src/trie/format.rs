@@ -34,6 +34,8 @@ pub(super) struct Header {
     pub num_far: u32,
     /// Nodes with more children than [`WIDE`](super::WIDE).
     pub num_wide: u32,
+    /// Leaves with several ids.
+    pub num_shared: u32,
 }
 
 /// Where each section of the body begins, in bytes.
@@ -47,10 +49,10 @@ pub(super) struct Layout {
     pub bases: usize,
     /// Leaves before every [`SAMPLE`]th node, u32.
     pub samples: usize,
-    /// Where each leaf's ids end, u32; empty where every leaf has one id.
-    pub ends: usize,
     /// Ids of the leaves, in their order, u32.
     pub ids: usize,
+    /// (rank, ids beyond one a leaf up to and with this one) u32 pairs for leaves with several ids, by rank.
+    pub shared: usize,
     /// (node, first child) u32 pairs for deltas of `FAR`, by node.
     pub far: usize,
     /// Nodes with many children, u32, ascending.
@@ -65,11 +67,10 @@ impl Header {
     pub fn to_bytes(&self, table_checksum: u64) -> [u8; Self::BYTES] {
         let TrieInfo { vocab_size, eos, pad, fingerprint } = &self.info;
         let mut bytes = MAGIC.to_vec();
-        let counts = [self.num_nodes, self.num_leaves, self.num_entities, self.num_far, self.num_wide];
+        let counts = [self.num_nodes, self.num_leaves, self.num_entities, self.num_far, self.num_wide, self.num_shared];
         for value in [VERSION, Self::BYTES as u32, *vocab_size, *eos, *pad, self.max_depth].into_iter().chain(counts) {
             bytes.extend(value.to_le_bytes());
         }
-        bytes.resize(56, 0);
         bytes.extend(table_checksum.to_le_bytes());
         bytes.extend_from_slice(fingerprint.as_bytes());
         bytes.resize(Self::BYTES - 8, 0);
@@ -101,6 +102,7 @@ impl Header {
             num_entities: u32_at(40),
             num_far: u32_at(44),
             num_wide: u32_at(48),
+            num_shared: u32_at(52),
         };
         let fits = (1..super::NONE >> 1).contains(&header.num_nodes)
             && header.num_leaves < header.num_nodes
@@ -111,11 +113,6 @@ impl Header {
     /// Bytes of a label.
     pub fn label_bytes(&self) -> usize {
         if self.info.vocab_size <= 1 << 16 { 2 } else { 4 }
-    }
-
-    /// How many leaves have their ids' end written down: all, or none where each leaf has one id.
-    pub fn num_ends(&self) -> u32 {
-        if self.num_entities > self.num_leaves { self.num_leaves } else { 0 }
     }
 
     /// Where the sections are. All counts are 32 bits wide, so 64 bits hold every sum.
@@ -132,8 +129,8 @@ impl Header {
             deltas: section(nodes + 1, 2),
             bases: section(nodes / u64::from(GROUP) + 1, 4),
             samples: section(nodes.div_ceil(u64::from(SAMPLE)), 4),
-            ends: section(u64::from(self.num_ends()), 4),
             ids: section(u64::from(self.num_entities), 4),
+            shared: section(u64::from(self.num_shared), 8),
             far: section(u64::from(self.num_far), 8),
             wide: section(u64::from(self.num_wide), 4),
             end: end as usize,
@@ -144,7 +141,7 @@ impl Header {
 /// The file's bytes, of a body without its gaps: sections in the order of [`Layout`].
 pub(super) fn seal(header: &Header, sections: [&[u8]; 8]) -> Vec<u8> {
     let layout = header.layout();
-    let starts = [layout.labels, layout.deltas, layout.bases, layout.samples, layout.ends, layout.ids, layout.far, layout.wide];
+    let starts = [layout.labels, layout.deltas, layout.bases, layout.samples, layout.ids, layout.shared, layout.far, layout.wide];
     let mut bytes = Vec::with_capacity(Header::BYTES + layout.end + 8 * layout.end.div_ceil(BLOCK_BYTES));
     bytes.resize(Header::BYTES, 0);
     for (start, section) in starts.into_iter().zip(sections) {

@@ -1,7 +1,7 @@
 //! The full check of a file: all that `build` guarantees, in one pass.
 
 use super::WIDE;
-use super::base::Base;
+use super::base::{Base, first_of, second_of};
 use super::format::SAMPLE;
 use crate::error::Result;
 
@@ -44,17 +44,22 @@ impl Base {
         if next != header.num_nodes || num_leaves != header.num_leaves || depth != header.max_depth || wide.next().is_some() {
             return Err(self.bad("counts in the header that are right", "others"));
         }
-        let mut end = 0;
-        for rank in 0..header.num_leaves {
-            let range = self.id_range(rank)?;
-            let ids: Vec<u32> = self.words(layout.ids, range.clone())?.collect();
-            if range.start != end || ids.is_empty() || ids.windows(2).any(|pair| pair[0] >= pair[1]) {
-                return Err(self.bad("ids of every leaf, ascending", format!("others of leaf {rank}")));
+        let shared = self.pairs(layout.shared, header.num_shared)?;
+        let (mut rank, mut beyond) = (None, 0);
+        for &pair in shared {
+            if rank >= Some(first_of(pair)) || first_of(pair) >= header.num_leaves || second_of(pair) <= beyond {
+                return Err(self.bad("leaves with several ids, ascending", "others"));
             }
-            end = range.end;
+            (rank, beyond) = (Some(first_of(pair)), second_of(pair));
         }
-        if end != header.num_entities {
-            return Err(self.bad(format!("{} ids at leaves", header.num_entities), end.to_string()));
+        if header.num_leaves.checked_add(beyond) != Some(header.num_entities) {
+            return Err(self.bad(format!("{} ids at leaves", header.num_entities), "another number"));
+        }
+        for rank in 0..header.num_leaves {
+            let ids: Vec<u32> = self.words(layout.ids, self.id_range(rank)?)?.collect();
+            if ids.windows(2).any(|pair| pair[0] >= pair[1]) {
+                return Err(self.bad("ids that ascend at every leaf", format!("others at leaf {rank}")));
+            }
         }
         Ok(())
     }
