@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rankdistill.formats.collection import Collection, collection_from_texts, open_collection
     from rankdistill.formats.scores import read_scores
     from rankdistill.formats.trec import read_qrels, read_run, write_qrels, write_run
+    from rankdistill.generation.trie import TokenTrie
     from rankdistill.models.colbert import ColbertModel
     from rankdistill.models.cross_encoder import CrossEncoderModel
     from rankdistill.models.dot import DotModel
@@ -53,6 +54,7 @@ __all__ = [
     "TKModel",
     "TeacherOptions",
     "TokenIndex",
+    "TokenTrie",
     "__version__",
     "build_index",
     "collection_from_texts",
@@ -81,6 +83,7 @@ _HOME = {
     "formats.scores": ("read_scores",),
     "formats.trec": ("read_qrels", "read_run", "write_qrels", "write_run"),
     "models.colbert": ("ColbertModel",),
+    "generation.trie": ("TokenTrie",),
     "models.cross_encoder": ("CrossEncoderModel",),
     "models.dot": ("DotModel",),
     "models.loading": ("load",),

@@ -1,4 +1,4 @@
-"""The Rust extension: score files and stores, token stores, seekable shuffling."""
+"""The Rust extension: score files and stores, token stores, tries, seekable shuffling."""
 
 from collections.abc import Sequence
 from os import PathLike
@@ -16,7 +16,9 @@ __all__ = [
     "ScoreStore",
     "ScoreStoreWriter",
     "TokenStore",
+    "TokenTrie",
     "TokenWriter",
+    "TrieStates",
     "__version__",
     "permuted_positions",
     "score_fingerprint",
@@ -131,6 +133,103 @@ class TokenWriter:
 
     def finish(self) -> None:
         """Completes the file and gives it its name."""
+
+@final
+class TokenTrie:
+    """What `rankdistill.generation.trie.TokenTrie` wraps."""
+
+    @staticmethod
+    def build(
+        tokens: NDArray[np.uint32],
+        lengths: NDArray[np.uint32],
+        ids: NDArray[np.uint32] | None,
+        *,
+        vocab_size: int,
+        eos: int,
+        pad: int,
+        fingerprint: str,
+        keep_duplicates: bool,
+    ) -> TokenTrie: ...
+    @staticmethod
+    def open(path: str | PathLike[str]) -> TokenTrie: ...
+    @staticmethod
+    def from_bytes(content: bytes) -> TokenTrie:
+        """The trie that gave these `to_bytes`, which may come from anywhere. Raises BadStoreError."""
+
+    def to_bytes(self) -> bytes:
+        """What `save` would write."""
+
+    def save(self, path: str | PathLike[str]) -> None: ...
+    def verify(self) -> None: ...
+    @property
+    def path(self) -> Path | None: ...
+    @property
+    def is_changed(self) -> bool:
+        """Whether entities were added or removed since the trie was built, opened or compacted."""
+
+    @property
+    def num_entities(self) -> int: ...
+    @property
+    def num_sequences(self) -> int: ...
+    @property
+    def num_nodes(self) -> int: ...
+    @property
+    def max_depth(self) -> int: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def eos(self) -> int: ...
+    @property
+    def pad(self) -> int: ...
+    @property
+    def fingerprint(self) -> str: ...
+    def allow(
+        self, input_ids: NDArray[np.int64], start: int, on_dead_end: str
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]: ...
+    def fill_csr(
+        self,
+        input_ids: NDArray[np.int64],
+        indptr: NDArray[np.int32],
+        ids: NDArray[np.int32],
+        next_states: NDArray[np.int32],
+        start: int,
+        on_dead_end: str,
+    ) -> int: ...
+    def fill_bitmask(
+        self, input_ids: NDArray[np.int64], out: NDArray[np.int32], start: int, on_dead_end: str
+    ) -> None: ...
+    def mask_logits(
+        self, input_ids: NDArray[np.int64], logits: NDArray[np.float32], start: int, on_dead_end: str
+    ) -> None: ...
+    def entity_ids(self, input_ids: NDArray[np.int64], start: int) -> tuple[NDArray[np.int64], NDArray[np.uint32]]: ...
+    def sequences(self, prefix: Sequence[int], limit: int) -> list[tuple[list[int], list[int]]]: ...
+    def states(self, num_rows: int) -> TrieStates: ...
+    def add(self, tokens: NDArray[np.uint32], lengths: NDArray[np.uint32], ids: NDArray[np.uint32]) -> int: ...
+    def remove(
+        self, tokens: NDArray[np.uint32], lengths: NDArray[np.uint32], ids: NDArray[np.uint32] | None
+    ) -> int: ...
+    def compact(self) -> None: ...
+
+@final
+class TrieStates:
+    """What `rankdistill.generation.trie.TrieStates` wraps."""
+
+    def __len__(self) -> int: ...
+    def values(self) -> NDArray[np.int32]: ...
+    def set(self, values: NDArray[np.int32]) -> None: ...
+    def copy(self) -> TrieStates: ...
+    def advance(self, tokens: NDArray[np.int64], parents: NDArray[np.int64] | None) -> None: ...
+    def allow(self, on_dead_end: str) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]: ...
+    def fill_csr(
+        self,
+        indptr: NDArray[np.int32],
+        ids: NDArray[np.int32],
+        next_states: NDArray[np.int32],
+        on_dead_end: str,
+    ) -> int: ...
+    def fill_bitmask(self, out: NDArray[np.int32], on_dead_end: str) -> None: ...
+    def mask_logits(self, logits: NDArray[np.float32], on_dead_end: str) -> None: ...
+    def entity_ids(self) -> tuple[NDArray[np.int64], NDArray[np.uint32]]: ...
 
 @final
 class ScoreBlock:

@@ -16,6 +16,7 @@ from rankdistill.options.retrieval import EncodeOptions, EvaluateOptions, IndexO
 from rankdistill.options.scores import ScoresCompileOptions, ScoresInspectOptions
 from rankdistill.options.scoring import ScoreOptions, TriplesOptions
 from rankdistill.options.training import MarginMSEOptions, Stages, TeacherOptions
+from rankdistill.options.trie import TrieBuildOptions, TrieInfoOptions, TrieQueryOptions
 
 __all__ = ["app", "main"]
 
@@ -29,8 +30,10 @@ app = App(
 )
 scores = App(name="scores", help="Look at teacher score files, and compile them.")
 train = App(name="train", help="Train a teacher, or a student from a teacher's scores.")
+trie = App(name="trie", help="Tries of titles, which hold a decoder to them.")
 app.command(scores)
 app.command(train)
+app.command(trie)
 
 _Flat = Parameter(name="*")
 
@@ -85,6 +88,30 @@ def train_margin_mse(options: Annotated[MarginMSEOptions, _Flat], stages: Stages
     from rankdistill.training.stages import run_stages
 
     print(f"student written to {run_stages(options, stages)}")
+
+
+@trie.command(name="build")
+def trie_build(options: Annotated[TrieBuildOptions, _Flat]) -> None:
+    """Build the trie of a file of titles, in a model's tokens."""
+    from rankdistill.generation.commands import run_build
+
+    print(run_build(options))
+
+
+@trie.command(name="info")
+def trie_info(options: Annotated[TrieInfoOptions, _Flat]) -> None:
+    """Show what a trie holds."""
+    from rankdistill.generation.commands import run_info
+
+    print(run_info(options))
+
+
+@trie.command(name="query")
+def trie_query(options: Annotated[TrieQueryOptions, _Flat]) -> None:
+    """Show what a trie allows after a prefix, and which titles begin so."""
+    from rankdistill.generation.commands import run_query
+
+    print(run_query(options))
 
 
 @app.command

@@ -17,7 +17,7 @@ def main() -> None:
     parts = [f"# Results\n\n{intro}\n"]
     for path in sorted(RESULTS.glob("cross-architecture-*.json")):
         parts.append(cross_architecture(json.loads(path.read_text(encoding="utf-8"))))
-    for name, section in (("scores", scores), ("batches", batches), ("training", training)):
+    for name, section in (("scores", scores), ("batches", batches), ("training", training), ("trie", trie)):
         path = RESULTS / f"bench-{name}.json"
         if path.is_file():
             parts.append(section(json.loads(path.read_text(encoding="utf-8"))))
@@ -79,6 +79,47 @@ def training(result: dict[str, Any]) -> str:
         "## Training steps\n\nMargin-MSE on the same rows: the first two layers of MiniLM, batches of 32, the best of "
         f"{len(next(iter(result['rounds'].values())))} rounds, by turns, each in a process of its own.\n\n"
         f"{render_table(result['rows'], style='markdown', decimals=3)}\n\n`python scripts/{' '.join(result['command'])}`\n"
+    )
+
+
+def trie(result: dict[str, Any]) -> str:
+    count, measured = result["titles"], [row for row in result["results"] if "failed" not in row]
+    sizes = [
+        {
+            "trie": row["name"],
+            "build (s)": row["build_seconds"],
+            "open (ms)": row["open_seconds"] * 1e3,
+            "file (bytes/title)": row["file_bytes"] / count,
+            "memory (bytes/title)": row["rss_mb"] * 2**20 / count,
+        }
+        for row in measured
+    ]
+    steps = [
+        {"microseconds a step": f"{row['name']}: {way}"}
+        | {f"depth {depth}": f"{value:,.0f}" for depth, value in us.items()}
+        for row in measured
+        for way, us in row["us"].items()
+    ]
+    grown = [
+        {
+            "titles": f"{row['titles']:,}",
+            "build (s)": row["build_seconds"],
+            "open (ms)": row["open_seconds"] * 1e3,
+            "bytes/title": row["file_bytes"] / row["titles"],
+        }
+        | {f"bits, depth {depth} (us)": f"{row['us']['bitmask, states'][str(depth)]:.0f}" for depth in (0, 1, 2)}
+        for row in result["growth"]
+    ]
+    made = (
+        "\n\nGrown with made titles (the beginning of one and the rest of another, which share less than real ones do):\n\n"
+        + render_table(grown, style="markdown", decimals=2)
+    )
+    return (
+        f"## Tries\n\n{count:,} titles ({result['source']}), {result['tokens']:,} tokens: {result['tokenizer']}. "
+        f"Each trie in a process of its own; {result['cores']} cores, load {result['load_1min']:.1f}. A step is for "
+        f"{result['beams']} rows, beginnings of random titles; the best of its repeats, the mean over draws of rows.\n\n"
+        f"{render_table(sizes, style='markdown', decimals=2)}\n\n"
+        f"{render_table(steps, style='markdown')}{made if grown else ''}\n\n`python {result['command']}`\n"
     )
 
 

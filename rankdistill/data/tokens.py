@@ -33,6 +33,7 @@ __all__ = [
     "open_tokens",
     "pair_batch",
     "pair_shape",
+    "plain_copy",
     "tokenizer_fingerprint",
 ]
 
@@ -51,8 +52,12 @@ def _backend(tokenizer: Any) -> Tokenizer:
     return backend
 
 
-def _plain_copy(tokenizer: Any) -> Tokenizer:
-    """A private copy of the backend without truncation and padding, which earlier calls may have left in it."""
+def plain_copy(tokenizer: Any) -> Tokenizer:
+    """A private copy of a fast tokenizer's backend, without truncation and padding, which earlier calls may have left in it.
+
+    Raises:
+        ValueError: if the tokenizer isn't a fast one.
+    """
     backend = _backend(tokenizer)
     copy: Tokenizer = type(backend).from_str(backend.to_str())
     copy.no_truncation()
@@ -105,7 +110,7 @@ def build_tokens(
             needed.
         BadStoreError: if an iterable of texts ends before the point that a former build had reached.
     """
-    path, backend = Path(path), _plain_copy(tokenizer)
+    path, backend = Path(path), plain_copy(tokenizer)
     if fingerprint is None:
         if not isinstance(texts, Texts):
             raise ValueError("expected a fingerprint that names the texts, found none; pass fingerprint=")
@@ -213,7 +218,7 @@ def pair_shape(tokenizer: Any) -> tuple[list[int], int]:
 
     `([102], 1)` for BERT, `([2, 2], 0)` for RoBERTa.
     """
-    backend = _plain_copy(tokenizer)
+    backend = plain_copy(tokenizer)
     before, after = _num_special(backend)
     left, right = (backend.encode(text, add_special_tokens=False).ids for text in ("a b", "c d"))
     pair = backend.encode("a b", "c d")

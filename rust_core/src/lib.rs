@@ -5,3 +5,4 @@ pub mod ids;
 pub mod permutation;
 pub mod scores;
 pub mod tokens;
+pub mod trie;

@@ -18,8 +18,8 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def test_only_formats_and_data_reach_for_the_rust_extension() -> None:
+def test_only_formats_data_and_generation_reach_for_the_rust_extension() -> None:
     users = {
         path.relative_to(PACKAGE).parts[0] for path in PACKAGE.rglob("*.py") if "rankdistill._core" in imports(path)
     }
-    assert users == {"__init__.py", "data", "formats"}
+    assert users == {"__init__.py", "data", "formats", "generation"}

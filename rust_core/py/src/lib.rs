@@ -5,6 +5,7 @@ mod errors;
 mod ids;
 mod scores;
 mod tokens;
+mod trie;
 
 use pyo3::prelude::*;
 
@@ -18,6 +19,8 @@ mod _core {
     use super::scores::{ScoreBlock, ScoreReader, ScoreStore, ScoreStoreWriter, permuted_positions, score_fingerprint, zstd_frame};
     #[pymodule_export]
     use super::tokens::{TokenStore, TokenWriter};
+    #[pymodule_export]
+    use super::trie::{TokenTrie, TrieStates};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -1,0 +1,71 @@
+"""Files of titles: one a line, alone or behind an id and a tab; plain or .gz."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import zlib
+from typing import IO, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rankdistill.errors import BadDataError
+
+__all__ = ["Titles", "read_titles"]
+
+_MAX_ID = (1 << 32) - 1
+
+
+class Titles(NamedTuple):
+    """Titles of entities.
+
+    Attributes:
+        titles: one a line, as they stand there.
+        ids: the id of each, uint32; None where the file has none.
+    """
+
+    titles: list[str]
+    ids: NDArray[np.uint32] | None
+
+
+def _open(path: str | os.PathLike[str]) -> IO[bytes]:
+    return cast("IO[bytes]", gzip.open(path) if str(path).endswith(".gz") else open(path, "rb"))
+
+
+def read_titles(path: str | os.PathLike[str]) -> Titles:
+    """Reads a file of titles. A first line with a tab says that all lines are `id ⇥ title`.
+
+    Raises:
+        BadDataError: for a line without a title, that isn't UTF-8, or whose id isn't a number below 2^32; a torn archive;
+            an empty file.
+    """
+    titles, ids = list[str](), list[int]()
+    has_ids = False
+    with _open(path) as file:
+        try:
+            for number, raw in enumerate(file, 1):
+                try:
+                    line = raw.rstrip(b"\r\n").decode()
+                except UnicodeDecodeError as error:
+                    raise BadDataError("UTF-8", repr(raw[:60]), path=str(path), line=number) from error
+                columns = line.split("\t")
+                has_ids = len(columns) > 1 if number == 1 else has_ids
+                if len(columns) != 1 + has_ids or not columns[-1].strip():
+                    expected = "a number, a tab and a title" if has_ids else "a title"
+                    raise BadDataError(expected, repr(line[:60]), "the first line decides", str(path), number)
+                titles.append(columns[-1])
+                if has_ids:
+                    ids.append(_id_of(columns[0], path, number))
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise BadDataError("a whole gzip archive", str(error), "fetch the file again", str(path)) from error
+    if not titles:
+        raise BadDataError("at least one title", "an empty file", path=str(path))
+    return Titles(titles, np.array(ids, np.uint32) if has_ids else None)
+
+
+def _id_of(text: str, path: str | os.PathLike[str], number: int) -> int:
+    if text.isascii() and text.isdigit() and int(text) <= _MAX_ID:
+        return int(text)
+    remedy = "leave the column out to number titles by line, from 0"
+    raise BadDataError(f"an id from 0 to {_MAX_ID:,}", repr(text[:60]), remedy, str(path), number)

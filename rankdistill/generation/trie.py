@@ -1,0 +1,363 @@
+"""The trie of a decoder's constraint: token sequences (titles), each of which names one or more entities.
+
+Costs: 4.1 bytes a node (6.1 above a vocabulary of 65,536) and 4 an entity, on disk and in memory; opening a file reads its
+header and 8 bytes for each 64 KiB. A decoding step is one call for all rows, with the GIL released.
+
+A row is never without a continuation. One that has ended goes on with `pad`; one that begins no title (a dead end) gets what
+`on_dead_end` says: exactly the end token ("eos"), exactly padding ("pad"), or an error ("error").
+
+A trie can be read by some threads while others add and remove: a call sees the trie of one moment, and so do `states` until
+they are dropped.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rankdistill import _core
+from rankdistill.data.tokens import tokenizer_fingerprint
+from rankdistill.errors import BadStoreError
+from rankdistill.generation.arrays import TokenSequences, buffer, flatten, int64, uint32
+from rankdistill.generation.states import Allowed, EntityIds, OnDeadEnd, TrieStates
+from rankdistill.generation.titles import end_token, tokenize_titles
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Allowed", "EntityIds", "OnDeadEnd", "TokenTrie", "TrieStates"]
+
+
+class TokenTrie:
+    """A set of token sequences with entities; made by `build`, `from_titles` or `open`. Picklable."""
+
+    def __init__(self, core: _core.TokenTrie) -> None:
+        self._core = core
+
+    @classmethod
+    def build(
+        cls,
+        sequences: TokenSequences,
+        *,
+        vocab_size: int,
+        eos: int,
+        pad: int | None = None,
+        ids: ArrayLike | None = None,
+        fingerprint: str = "",
+        on_duplicate: Literal["keep", "error"] = "keep",
+    ) -> TokenTrie:
+        """The trie of these sequences; the same set of (sequence, id) gives the same file, in whatever order.
+
+        Args:
+            sequences: each ends in `eos` and holds it nowhere else; the decoder's start token isn't part of them. One may
+                begin another but for its end token.
+            vocab_size: tokens are below it; rows of bitmasks and logits are at least as wide.
+            pad: what a row that has ended goes on with; `eos` without it.
+            ids: the entity of each sequence, below 2^32; 0, 1, 2, ... without it. An entity may have several sequences; the
+                same pair counts once.
+            fingerprint: `tokenizer_fingerprint` of the tokenizer that the tokens are of.
+            on_duplicate: a sequence that occurs with several ids keeps them all, or is an error.
+
+        Raises:
+            ValueError: for a sequence that can't be, or occurs twice where that is an error.
+        """
+        tokens, lengths = flatten(sequences)
+        core = _core.TokenTrie.build(
+            tokens,
+            lengths,
+            None if ids is None else uint32(ids, "ids"),
+            vocab_size=vocab_size,
+            eos=eos,
+            pad=eos if pad is None else pad,
+            fingerprint=fingerprint,
+            keep_duplicates=_keeps(on_duplicate),
+        )
+        return cls(core)
+
+    @classmethod
+    def from_titles(
+        cls,
+        titles: Iterable[str],
+        tokenizer: Any,
+        *,
+        ids: ArrayLike | None = None,
+        eos: int | None = None,
+        pad: int | None = None,
+        vocab_size: int | None = None,
+        max_length: int | None = None,
+        on_duplicate: Literal["keep", "error"] = "keep",
+        source: str | None = None,
+        progress: bool = True,
+    ) -> TokenTrie:
+        """The trie of these titles, tokenised without special tokens and ended with the end token.
+
+        Titles that are the same tokens (an uncased tokenizer doesn't tell "Apple" from "apple") share a sequence, which keeps
+        all their ids: `num_entities - num_sequences` says how many do.
+
+        Args:
+            titles: as the model is to write them.
+            tokenizer: a fast tokenizer of transformers (or a `tokenizers.Tokenizer`, with `eos`). The file carries its name.
+            ids: the entity of each title; 0, 1, 2, ... without it.
+            eos: the end token; without it the tokenizer's, or its separator where it has none (BERT).
+            pad: what follows the end token; without it the tokenizer's padding, or `eos`.
+            vocab_size: the model's, if it's more than the tokenizer's.
+            max_length: tokens that the model can write, the end token included.
+            source: the file that the titles stand in, one a line, for messages.
+
+        Raises:
+            ValueError: if the tokenizer isn't a fast one, or as for `build`.
+            BadDataError: for a title that is empty, holds the end token, or is longer than `max_length`.
+        """
+        eos = end_token(tokenizer) if eos is None else eos
+        backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+        sequences = tokenize_titles(titles, tokenizer, eos=eos, max_length=max_length, source=source, progress=progress)
+        return cls.build(
+            sequences,
+            vocab_size=max(backend.get_vocab().values()) + 1 if vocab_size is None else vocab_size,
+            eos=eos,
+            pad=getattr(tokenizer, "pad_token_id", None) if pad is None else pad,
+            ids=ids,
+            fingerprint=tokenizer_fingerprint(tokenizer),
+            on_duplicate=on_duplicate,
+        )
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, tokenizer: Any = None, verify: bool = False) -> TokenTrie:
+        """Maps a file; each 64 KiB of it is compared with its checksum before its first use.
+
+        Args:
+            tokenizer: the tokenizer that the trie must have been built for.
+            verify: compare all of it at once, and check that it is a trie.
+
+        Raises:
+            FileNotFoundError: if there's no such file.
+            BadStoreError: if the file is torn, foreign, of another version or of another tokenizer; later, at the first use of
+                a part that was changed.
+        """
+        trie = cls(_core.TokenTrie.open(path))
+        if tokenizer is not None and (wanted := tokenizer_fingerprint(tokenizer)) != trie.tokenizer_fingerprint:
+            found = trie.tokenizer_fingerprint or "one whose tokenizer isn't known"
+            remedy = 'build it again for this one with "rankdistill trie build"'
+            raise BadStoreError(f"a trie built for tokenizer {wanted}", found, remedy, str(path))
+        if verify:
+            trie.verify()
+        return trie
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the file, changes included; it gets its name when it's whole and on the disk.
+
+        Raises:
+            OSError: if the disk refuses.
+        """
+        self._core.save(path)
+
+    def verify(self) -> None:
+        """Compares the whole file with its checksums, and checks that it is a trie.
+
+        Raises:
+            BadStoreError: if it isn't.
+        """
+        self._core.verify()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._core.path is None or self._core.is_changed:
+            return _from_bytes, (self._core.to_bytes(),)
+        return TokenTrie.open, (str(self._core.path),)
+
+    def __repr__(self) -> str:
+        return f"TokenTrie({self.num_entities:,} entities, {self.num_nodes:,} nodes, vocab_size={self.vocab_size:,})"
+
+    @property
+    def path(self) -> Path | None:
+        """The file, if the trie was opened from one and not compacted since."""
+        return self._core.path
+
+    @property
+    def num_entities(self) -> int:
+        """Pairs of a sequence and an entity."""
+        return self._core.num_entities
+
+    @property
+    def num_sequences(self) -> int:
+        """Distinct sequences."""
+        return self._core.num_sequences
+
+    @property
+    def num_nodes(self) -> int:
+        """Nodes held; those of removed sequences count until `compact`."""
+        return self._core.num_nodes
+
+    @property
+    def max_depth(self) -> int:
+        """Tokens of the longest sequence, the end token included; removals lower it at `compact`."""
+        return self._core.max_depth
+
+    @property
+    def vocab_size(self) -> int:
+        """V; tokens are below it."""
+        return self._core.vocab_size
+
+    @property
+    def eos(self) -> int:
+        """The end token."""
+        return self._core.eos
+
+    @property
+    def pad(self) -> int:
+        """What a row that has ended goes on with."""
+        return self._core.pad
+
+    @property
+    def tokenizer_fingerprint(self) -> str:
+        """32 hex characters that name the tokenizer; empty if the trie was built from tokens alone."""
+        return self._core.fingerprint
+
+    def allow(self, input_ids: ArrayLike, start: int = 1, *, on_dead_end: OnDeadEnd = "eos") -> Allowed:
+        """What each row may go on with, found by walking its tokens from the root.
+
+        Args:
+            input_ids: tokens of R rows, [R, L]; a token that no title has is allowed, and leads to a dead end.
+            start: tokens in front that aren't the title's: the decoder's start token, or a prompt.
+
+        Raises:
+            ValueError: if rows are shorter than `start`, or at a dead end that is an error.
+        """
+        return Allowed(*self._core.allow(int64(input_ids, 2), start, on_dead_end))
+
+    def fill_bitmask(
+        self,
+        input_ids: ArrayLike,
+        out: NDArray[np.int32] | Tensor,
+        start: int = 1,
+        *,
+        on_dead_end: OnDeadEnd = "eos",
+    ) -> None:
+        """Writes what each row may go on with as bits, 1 is allowed; the layout of xgrammar and llguidance.
+
+        Args:
+            input_ids: as for `allow`.
+            out: int32 on the CPU, [R, W] with W >= V / 32: token t is bit t % 32 of word t // 32.
+
+        Raises:
+            ValueError: as `allow`, and for another shape of `out`.
+        """
+        self._core.fill_bitmask(int64(input_ids, 2), buffer(out, np.int32, 2), start, on_dead_end)
+
+    def fill_csr(
+        self,
+        input_ids: ArrayLike,
+        indptr: NDArray[np.int32] | Tensor,
+        ids: NDArray[np.int32] | Tensor,
+        next_states: NDArray[np.int32] | Tensor,
+        start: int = 1,
+        *,
+        on_dead_end: OnDeadEnd = "eos",
+    ) -> int:
+        """`allow` into buffers of the caller (pinned memory, say), of which it returns how many tokens were written.
+
+        Args:
+            input_ids: as for `allow`.
+            indptr: int32 on the CPU, [R + 1].
+            ids, next_states: int32 on the CPU, with room for all tokens.
+
+        Raises:
+            ValueError: as `allow`, and for buffers without room.
+        """
+        return self._core.fill_csr(
+            int64(input_ids, 2),
+            buffer(indptr, np.int32, 1),
+            buffer(ids, np.int32, 1),
+            buffer(next_states, np.int32, 1),
+            start,
+            on_dead_end,
+        )
+
+    def mask_logits_(
+        self,
+        input_ids: ArrayLike,
+        logits: NDArray[np.float32] | Tensor,
+        start: int = 1,
+        *,
+        on_dead_end: OnDeadEnd = "eos",
+    ) -> None:
+        """Writes minus infinity over the logits of all tokens that aren't allowed; the others stay as they are.
+
+        Args:
+            input_ids: as for `allow`.
+            logits: float32 on the CPU, [R, V] or wider.
+
+        Raises:
+            ValueError: as `allow`, and for another shape of `logits`.
+        """
+        self._core.mask_logits(int64(input_ids, 2), buffer(logits, np.float32, 2), start, on_dead_end)
+
+    def states(self, num_rows: int) -> TrieStates:
+        """States of rows before their first token, for a decoder that steps instead of walking again."""
+        return TrieStates(self._core.states(num_rows))
+
+    def entity_ids(self, input_ids: ArrayLike, start: int = 1) -> EntityIds:
+        """Entities of each row that is a whole title, padded or not: what `generate` returned to ids.
+
+        Args:
+            input_ids: as for `allow`.
+        """
+        return EntityIds(*self._core.entity_ids(int64(input_ids, 2), start))
+
+    def ids_of(self, sequence: Sequence[int]) -> NDArray[np.uint32]:
+        """Entities of one whole sequence, ascending; none if it isn't in the trie."""
+        return self.entity_ids(np.array([sequence], np.int64), start=0).ids
+
+    def contains(self, sequence: Sequence[int]) -> bool:
+        """Whether this whole sequence, the end token included, is in the trie."""
+        return len(self.ids_of(sequence)) > 0
+
+    __contains__ = contains
+
+    def sequences(self, prefix: Sequence[int] = (), limit: int | None = None) -> list[tuple[list[int], list[int]]]:
+        """The first sequences that begin so, each with its entities, in the order of their tokens."""
+        return self._core.sequences(list(prefix), 2**63 - 1 if limit is None else limit)
+
+    def add(self, sequences: TokenSequences, ids: ArrayLike) -> int:
+        """Adds entities, for all readers at once; returns how many weren't there.
+
+        Cost: what was changed since `compact`, plus what is added; so add many in one call. States that were made before don't
+        see them.
+
+        Args:
+            sequences: as for `build`.
+            ids: the entity of each.
+
+        Raises:
+            ValueError: for a sequence that can't be; then none is added.
+        """
+        return self._core.add(*flatten(sequences), uint32(ids, "ids"))
+
+    def remove(self, sequences: TokenSequences, ids: ArrayLike | None = None) -> int:
+        """Removes entities from their sequences, or all entities of the sequences; returns how many.
+
+        Args:
+            ids: the entity of each sequence; all of them without it.
+
+        Raises:
+            ValueError: if one isn't there; then none is removed.
+        """
+        return self._core.remove(*flatten(sequences), None if ids is None else uint32(ids, "ids"))
+
+    def compact(self) -> None:
+        """Builds the trie anew (a second for a million titles), so that additions cost no more than the rest; readers go on."""
+        self._core.compact()
+
+
+def _from_bytes(content: bytes) -> TokenTrie:
+    return TokenTrie(_core.TokenTrie.from_bytes(content))
+
+
+def _keeps(on_duplicate: str) -> bool:
+    if on_duplicate not in ("keep", "error"):
+        raise ValueError(f"expected on_duplicate of keep or error, found {on_duplicate!r}")
+    return on_duplicate == "keep"
