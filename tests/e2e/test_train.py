@@ -20,6 +20,7 @@ from rankdistill.formats.collection import open_collection
 from rankdistill.options.training import MarginMSEOptions, TeacherOptions
 from rankdistill.training.margin_mse import train_margin_mse
 from rankdistill.training.teacher import train_teacher
+from tests.commandline import command
 
 NUM_ROWS = 96
 
@@ -53,18 +54,6 @@ def options(score_file: Path, conala: Path, tiny_bert_dir: Path, output_dir: Pat
         "window_batches": 2,
     }
     return MarginMSEOptions(**(settings | more))  # type: ignore[arg-type]
-
-
-def command(of: MarginMSEOptions) -> list[str]:
-    """The same as a command line."""
-    words = [sys.executable, "-m", "rankdistill", "train", "margin-mse"]
-    default = {field: getattr(of, field) for field in of.__dataclass_fields__}
-    for name, value in default.items():
-        if value is None or value is False:
-            continue
-        flag = "--" + name.replace("_", "-")
-        words += [flag] if value is True else [flag, *(map(str, value) if isinstance(value, tuple) else [str(value)])]
-    return words
 
 
 def history(run: Path) -> list[dict[str, float]]:

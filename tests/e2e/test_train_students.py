@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from rankdistill.models.tk import TKModel
 from rankdistill.options.students import PrettOptions, TKOptions
 from rankdistill.options.training import MarginMSEOptions
 from rankdistill.training.margin_mse import train_margin_mse
+from tests.commandline import command
 from tests.e2e.test_train import history
 
 NUM_ROWS = 96
@@ -172,24 +171,6 @@ def word_table(path: Path, conala: Path, width: int = 16) -> dict[str, list[floa
     vectors = np.random.default_rng(8).normal(size=(len(words), width)).round(4)
     path.write_text("".join(f"{word} {' '.join(map(str, row))}\n" for word, row in zip(words, vectors, strict=True)))
     return dict(zip(words, vectors.tolist(), strict=True))
-
-
-def command(of: MarginMSEOptions) -> list[str]:
-    """The same as a command line."""
-    words = [sys.executable, "-m", "rankdistill", "train", "margin-mse"]
-
-    def flags(fields: dict[str, Any], prefix: str) -> None:
-        for name, value in fields.items():
-            flag = prefix + name.replace("_", "-")
-            if isinstance(value, dict):
-                flags(value, f"{flag}.")
-            elif value is True:
-                words.append(flag)
-            elif value not in (None, False, ""):
-                words.extend([flag, *(map(str, value) if isinstance(value, tuple) else [str(value)])])
-
-    flags(dataclasses.asdict(of), "--")
-    return words
 
 
 def test_a_killed_run_of_a_tk_student_is_resumed_to_the_last_bit(

@@ -28,7 +28,7 @@ FLAGS = ["--scores", "s.tsv", "--init", "m", "--output-dir", "o", "--student", "
 @pytest.fixture
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[MarginMSEOptions]:
     """What the command `train margin-mse` was called with."""
-    import rankdistill.training.margin_mse as module
+    import rankdistill.training.stages as module
 
     seen: list[MarginMSEOptions] = []
     monkeypatch.setattr(module, "train_margin_mse", seen.append)
