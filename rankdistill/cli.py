@@ -13,7 +13,12 @@ from cyclopts.config import Toml
 from rankdistill import __version__
 from rankdistill.errors import RankDistillError
 from rankdistill.options.retrieval import EncodeOptions, EvaluateOptions, IndexOptions, RerankOptions, SearchOptions
-from rankdistill.options.scores import ScoresCompileOptions, ScoresInspectOptions
+from rankdistill.options.scores import (
+    ScoresCleanOptions,
+    ScoresCompileOptions,
+    ScoresInspectOptions,
+    ScoresMergeOptions,
+)
 from rankdistill.options.scoring import ScoreOptions, TriplesOptions
 from rankdistill.options.training import MarginMSEOptions, TeacherOptions
 
@@ -27,7 +32,7 @@ app = App(
     "Options may also stand in a TOML file (--config FILE), in a table named as the command: [train.margin-mse].",
     default_parameter=Parameter(negative_iterable=(), consume_multiple=True),
 )
-scores = App(name="scores", help="Look at teacher score files, and compile them.")
+scores = App(name="scores", help="Look at teacher score files, merge, clean and compile them.")
 train = App(name="train", help="Train a teacher, or a student from a teacher's scores.")
 app.command(scores)
 app.command(train)
@@ -50,6 +55,33 @@ def scores_compile(options: Annotated[ScoresCompileOptions, _Flat]) -> None:
     from rankdistill.data.scores import run_compile
 
     print(run_compile(options))
+
+
+@scores.command(name="merge")
+def scores_merge(options: Annotated[ScoresMergeOptions, _Flat]) -> None:
+    """Average several teachers' score files, whose rows may be in any order, into one: an ensemble teacher.
+
+    Scores are averaged by (query, doc) pair, outside of memory; temporary files lie beside the output. Teachers on other scales
+    (logits, cosines, sigmoids) want --normalize. What is missing, unused or contradictory is counted and printed.
+
+    Example: rankdistill scores merge base.tsv large.tsv albert.tsv.gz -o t2.tsv.gz --on-missing-pair drop
+    """
+    from rankdistill.data.scores_merge import run_merge
+
+    print(run_merge(options))
+
+
+@scores.command(name="clean")
+def scores_clean(options: Annotated[ScoresCleanOptions, _Flat]) -> None:
+    """Leave out likely false negatives and extreme margins, and clip scores; only what is asked for.
+
+    Prints how the margins spread before and after, and what was left out.
+
+    Example: rankdistill scores clean scores.tsv -o clean.tsv --drop-false-negatives 3
+    """
+    from rankdistill.data.scores_clean import run_clean
+
+    print(run_clean(options))
 
 
 @app.command

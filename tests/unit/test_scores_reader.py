@@ -252,9 +252,9 @@ def test_messages_of_arguments(tmp_path: Path) -> None:
     [
         (("q", [("a", 1.0)]), "ids", "f:1: expected 2 docs for format"),
         (("q\t", [("a", 1.0), ("b", 2.0)]), "ids", "f:1: expected ids without tab and line end"),
-        (("q", [("a", 1.0), ("b", float("nan"))]), "nway", "f:1: expected finite scores, found nan"),
+        (("q", [("a", 1.0), ("b", float("nan"))]), "nway", "f:1: expected finite scores, found NaN"),
         (("q", [("a", 1.0), ("", 2.0)]), "nway", "f:1: expected ids of at least one character"),
-        (("q", [("a", 1.0), ("b", 2.0)]), "tsv", 'expected format="ids" or "nway"'),
+        (("q", [("a", 1.0), ("b", 2.0)]), "tsv", 'expected format="ids", "text", "margin" or "nway", found'),
     ],
 )
 def test_rows_that_cannot_be_written(

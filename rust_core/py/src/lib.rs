@@ -3,6 +3,7 @@
 
 mod errors;
 mod ids;
+mod score_files;
 mod scores;
 mod tokens;
 
@@ -14,6 +15,8 @@ mod _core {
 
     #[pymodule_export]
     use super::ids::IdTable;
+    #[pymodule_export]
+    use super::score_files::{ScoreFileWriter, ScoreMerge};
     #[pymodule_export]
     use super::scores::{ScoreBlock, ScoreReader, ScoreStore, ScoreStoreWriter, permuted_positions, score_fingerprint, zstd_frame};
     #[pymodule_export]

@@ -22,7 +22,7 @@ fn to_tuple(position: Position) -> PositionTuple {
 }
 
 /// The kinds that occurred.
-fn to_dict(py: Python<'_>, bad: BadCounts) -> PyResult<Bound<'_, PyDict>> {
+pub(crate) fn to_dict(py: Python<'_>, bad: BadCounts) -> PyResult<Bound<'_, PyDict>> {
     let counts = PyDict::new(py);
     for (kind, count) in BadKind::ALL.into_iter().zip(bad).filter(|&(_, count)| count > 0) {
         counts.set_item(kind.name(), count)?;
@@ -30,7 +30,7 @@ fn to_dict(py: Python<'_>, bad: BadCounts) -> PyResult<Bound<'_, PyDict>> {
     Ok(counts)
 }
 
-fn format_named(name: &str) -> PyResult<Format> {
+pub(crate) fn format_named(name: &str) -> PyResult<Format> {
     let expected = "a format of auto, ids, text, margin, nway";
     Format::from_name(name).ok_or_else(|| PyValueError::new_err(format!("expected {expected}, found {name:?}")))
 }
@@ -105,7 +105,7 @@ impl ScoreReader {
 /// Columns stay in Rust for the writer and for ids that aren't numbers; arrays are made when they're asked for.
 #[pyclass(module = "rankdistill._core", frozen)]
 pub struct ScoreBlock {
-    columns: Columns,
+    pub(crate) columns: Columns,
     position: Position,
 }
 
