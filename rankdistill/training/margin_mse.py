@@ -22,6 +22,7 @@ from rankdistill import losses
 from rankdistill.data.batches import BatchPlan
 from rankdistill.data.scores import ScoreStore, open_scores
 from rankdistill.data.tokens import cached_tokens
+from rankdistill.data.transforms import score_transform
 from rankdistill.formats.collection import Collection, collection_from_texts, open_collection
 from rankdistill.models.dot import DotModel
 from rankdistill.options.training import LOSS_TERMS, MarginMSEOptions
@@ -152,7 +153,8 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
     with state.main_process_first():  # the first process fills the caches, the others read them
         store = open_scores(options.scores, format=options.format, on_bad_row=options.on_bad_row)
     collection = _collection(options, store)
-    placed = place(store, collection, on_missing=options.on_missing)
+    transform = score_transform(options.teacher_transform, store.format)
+    placed = place(store, collection, on_missing=options.on_missing, transform=transform)
     source, plan = _batches(options, state, model, collection, placed)
     with_dev = options.dev_split is not None
     arguments = trainer_arguments(
