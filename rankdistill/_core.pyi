@@ -22,7 +22,6 @@ __all__ = [
     "__version__",
     "permuted_positions",
     "score_fingerprint",
-    "zstd_frame",
 ]
 
 __version__: str
@@ -252,6 +251,3 @@ def permuted_positions(
 
 def score_fingerprint(paths: Sequence[str | PathLike[str]]) -> str:
     """32 hex characters that name the content of files."""
-
-def zstd_frame(content: bytes) -> bytes:
-    """One zstd frame; frames end to end are one file."""

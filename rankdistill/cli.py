@@ -16,6 +16,7 @@ from rankdistill.options.retrieval import EncodeOptions, EvaluateOptions, IndexO
 from rankdistill.options.scores import (
     ScoresCleanOptions,
     ScoresCompileOptions,
+    ScoresConvertOptions,
     ScoresInspectOptions,
     ScoresMergeOptions,
 )
@@ -32,7 +33,7 @@ app = App(
     "Options may also stand in a TOML file (--config FILE), in a table named as the command: [train.margin-mse].",
     default_parameter=Parameter(negative_iterable=(), consume_multiple=True),
 )
-scores = App(name="scores", help="Look at teacher score files, merge, clean and compile them.")
+scores = App(name="scores", help="Look at teacher score files; merge, clean, convert and compile them.")
 train = App(name="train", help="Train a teacher, or a student from a teacher's scores.")
 app.command(scores)
 app.command(train)
@@ -82,6 +83,19 @@ def scores_clean(options: Annotated[ScoresCleanOptions, _Flat]) -> None:
     from rankdistill.data.scores_clean import run_clean
 
     print(run_clean(options))
+
+
+@scores.command(name="convert")
+def scores_convert(options: Annotated[ScoresConvertOptions, _Flat]) -> None:
+    """Write teacher scores in another published format: ours, or those of sentence-transformers and PyLate.
+
+    What would have to be invented is refused: pair scores out of margins, ids out of texts.
+
+    Example: rankdistill scores convert scores.tsv -o train.parquet --to pylate --num-docs 32
+    """
+    from rankdistill.data.scores_convert import run_convert
+
+    print(run_convert(options))
 
 
 @app.command

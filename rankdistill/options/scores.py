@@ -9,7 +9,13 @@ from cyclopts import Parameter
 
 from rankdistill.options import Output
 
-__all__ = ["ScoresCleanOptions", "ScoresCompileOptions", "ScoresInspectOptions", "ScoresMergeOptions"]
+__all__ = [
+    "ScoresCleanOptions",
+    "ScoresCompileOptions",
+    "ScoresConvertOptions",
+    "ScoresInspectOptions",
+    "ScoresMergeOptions",
+]
 
 
 # A mistyped option then passes for a file, and is reported as one that isn't there.
@@ -110,3 +116,36 @@ class ScoresCleanOptions(_ScoreFiles):
 
     on_bad_row: Literal["error", "skip"] = "error"
     """Stop at the first bad row with its line, or leave bad rows out, counted by kind."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoresConvertOptions(_Files):
+    """Write teacher scores in another published format."""
+
+    output: Output
+    """The file to write; compressed if it ends in .gz (our formats: or .zst), parquet if it ends in .parquet."""
+
+    to: Literal["ids", "text", "margin", "nway", "hf-margin", "pylate", "hard-negatives"]
+    """ids, text, margin, nway: as `scores inspect --help` explains. hf-margin: query_id, positive_id, negative_id, score
+    (the margin), as bert-ensemble-margin-mse of sentence-transformers/msmarco. pylate: query_id, document_ids, scores.
+    hard-negatives: {"qid", "pos", "neg"} with pid and ce-score, as sentence-transformers' scored msmarco-hard-negatives.
+    The first two of these as .jsonl, .jsonl.gz or .parquet, the last as .jsonl or .jsonl.gz."""
+
+    format: Literal["auto", "ids", "text", "margin", "nway", "hf-margin", "pylate", "hard-negatives"] = "auto"
+    """The format of the files; auto looks at the first lines, or at parquet's columns."""
+
+    collection: str | None = None
+    """Where the texts are, for --to text: a BEIR folder, an MS MARCO folder, an ir_datasets id, or hf:NAME."""
+
+    num_docs: int | None = None
+    """For nway and pylate: gather all negatives of a query and positive into rows of this many docs. What doesn't fill a
+    row is left out and counted. Rows stay as they are without."""
+
+    system: str = "teacher"
+    """For hard-negatives: what the list of negatives is called."""
+
+    on_missing: Literal["error", "skip"] = "error"
+    """For --to text: rows whose ids the collection lacks are an error, or left out and counted."""
+
+    on_bad_row: Literal["error", "skip"] = "error"
+    """Stop at the first bad row with its line, or leave bad rows out, counted; of our own formats."""

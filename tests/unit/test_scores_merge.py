@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from tqdm import tqdm
 
-from rankdistill import _core
 from rankdistill.cli import app
 from rankdistill.data import scores_merge
 from rankdistill.data.scores_merge import MergeReport, merge_scores
 from rankdistill.errors import BadDataError
 from rankdistill.formats.scores import read_scores, write_scores
+from tests.reference.scores import zstd
 
 A = "3\t1\tq1\ta\tb\n3\t2\tq1\ta\tc\n0\t-4\t7\ta\tb\n"
 B = "-2\t10\t7\tb\ta\n6\t5\tq1\tc\ta\n8\t9\tq1\tb\tz\n"
@@ -113,7 +113,7 @@ def test_a_pair_with_several_scores_is_counted(folder: Path) -> None:
 def test_one_teacher_in_several_archives(folder: Path) -> None:
     lines = B.splitlines(keepends=True)
     (folder / "b0.gz").write_bytes(gzip.compress("".join(lines[:2]).encode()))
-    (folder / "b1.zst").write_bytes(_core.zstd_frame(lines[2].encode()))
+    (folder / "b1.zst").write_bytes(zstd(lines[2].encode()))
     expected, _ = merge(folder, "a.tsv", "b.tsv")
     report = merge_scores([folder / "a.tsv", folder / "b[01].*"], folder / "out.tsv.gz", progress=False)
     assert gzip.decompress((folder / "out.tsv.gz").read_bytes()).decode() == expected

@@ -18,7 +18,7 @@ mod _core {
     #[pymodule_export]
     use super::score_files::{ScoreFileWriter, ScoreMerge};
     #[pymodule_export]
-    use super::scores::{ScoreBlock, ScoreReader, ScoreStore, ScoreStoreWriter, permuted_positions, score_fingerprint, zstd_frame};
+    use super::scores::{ScoreBlock, ScoreReader, ScoreStore, ScoreStoreWriter, permuted_positions, score_fingerprint};
     #[pymodule_export]
     use super::tokens::{TokenStore, TokenWriter};
 

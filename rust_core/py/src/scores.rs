@@ -4,7 +4,7 @@ use crate::errors::to_python;
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList, PyString};
+use pyo3::types::{PyDict, PyList, PyString};
 use rankdistill_core::error::{ErrorKind, Result};
 use rankdistill_core::permutation::Permutation;
 use rankdistill_core::scores::{
@@ -301,11 +301,4 @@ pub fn permuted_positions(
 #[pyfunction]
 pub fn score_fingerprint(py: Python<'_>, paths: Vec<PathBuf>) -> PyResult<String> {
     py.detach(|| rankdistill_core::scores::fingerprint(&paths)).map_err(to_python)
-}
-
-/// One zstd frame. Frames end to end are one file, so a writer in Python needs nothing else.
-#[pyfunction]
-pub fn zstd_frame<'py>(py: Python<'py>, content: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
-    let frame = py.detach(|| rankdistill_core::scores::zstd_frame(content)).map_err(to_python)?;
-    Ok(PyBytes::new(py, &frame))
 }

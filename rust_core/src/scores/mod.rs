@@ -21,7 +21,7 @@ pub use columns::Columns;
 pub use merge::{Merge, MergeOptions, Normalize, OnMissingPair, Progress, Summary, TeacherCounts};
 pub use number::parse_f32;
 pub use reader::{Block, Position, ReaderOptions, ScoreReader};
-pub use source::{fingerprint, zstd_frame};
+pub use source::fingerprint;
 pub use store::{IdKind, ScoreStore};
 pub use write::ScoreFileWriter;
 
