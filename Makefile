@@ -28,6 +28,7 @@ lint: .venv/ready  ## formatters, linters, type checkers, import contracts
 bench: .venv/ready  ## the benchmarks, against their peers
 	$(BIN)/uv pip install -q -p $(BIN)/python -e ".[bench]"
 	$(BIN)/python scripts/bench_scores.py
+	$(BIN)/python scripts/bench_merge.py
 	$(BIN)/python scripts/bench_batches.py
 	$(BIN)/python scripts/bench_training.py
 	$(BIN)/python scripts/bench_trie.py

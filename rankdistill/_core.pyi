@@ -12,6 +12,8 @@ __all__ = [
     "DEBUG_BUILD",
     "IdTable",
     "ScoreBlock",
+    "ScoreFileWriter",
+    "ScoreMerge",
     "ScoreReader",
     "ScoreStore",
     "ScoreStoreWriter",
@@ -22,7 +24,6 @@ __all__ = [
     "__version__",
     "permuted_positions",
     "score_fingerprint",
-    "zstd_frame",
 ]
 
 __version__: str
@@ -274,6 +275,43 @@ class ScoreReader:
     def bytes_read(self) -> int: ...
 
 @final
+class ScoreFileWriter:
+    """What `rankdistill.formats.scores.ScoreWriter` wraps; `finish` gives the file its name, `abort` or dropping removes it."""
+
+    def __new__(cls, path: str | PathLike[str], format: str) -> ScoreFileWriter: ...
+    def __len__(self) -> int: ...
+    def push_rows(
+        self, query_ids: Sequence[str], doc_ids: Sequence[Sequence[str]], scores: Sequence[Sequence[float]]
+    ) -> None: ...
+    def push_taken(
+        self, block: ScoreBlock, rows: NDArray[np.int64], columns: NDArray[np.int64], scores: NDArray[np.float32]
+    ) -> None: ...
+    def finish(self) -> None: ...
+    def abort(self) -> None: ...
+
+@final
+class ScoreMerge:
+    """What `rankdistill.data.scores_merge.merge_scores` drives, step by step."""
+
+    def __new__(
+        cls,
+        teachers: Sequence[Sequence[str | PathLike[str]]],
+        output: str | PathLike[str],
+        *,
+        weights: Sequence[float],
+        normalize: str,
+        per_query: bool,
+        on_missing_pair: str,
+        format: str,
+        skip: bool,
+    ) -> ScoreMerge: ...
+    def advance(self) -> tuple[str, int, int] | None:
+        """The next step; what is being done, how much of it is done, and how much there is. None when all is written."""
+
+    def counts(self) -> dict[str, Any]: ...
+    def close(self) -> None: ...
+
+@final
 class ScoreStoreWriter:
     """Writes a score store block by block into a temporary file; `finish` gives it its name, `abort` or dropping removes it."""
 
@@ -312,6 +350,3 @@ def permuted_positions(
 
 def score_fingerprint(paths: Sequence[str | PathLike[str]]) -> str:
     """32 hex characters that name the content of files."""
-
-def zstd_frame(content: bytes) -> bytes:
-    """One zstd frame; frames end to end are one file."""

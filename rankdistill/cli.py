@@ -13,7 +13,13 @@ from cyclopts.config import Toml
 from rankdistill import __version__
 from rankdistill.errors import RankDistillError
 from rankdistill.options.retrieval import EncodeOptions, EvaluateOptions, IndexOptions, RerankOptions, SearchOptions
-from rankdistill.options.scores import ScoresCompileOptions, ScoresInspectOptions
+from rankdistill.options.scores import (
+    ScoresCleanOptions,
+    ScoresCompileOptions,
+    ScoresConvertOptions,
+    ScoresInspectOptions,
+    ScoresMergeOptions,
+)
 from rankdistill.options.scoring import ScoreOptions, TriplesOptions
 from rankdistill.options.training import MarginMSEOptions, Stages, TeacherOptions
 from rankdistill.options.trie import TrieBuildOptions, TrieInfoOptions, TrieQueryOptions
@@ -28,7 +34,7 @@ app = App(
     "Options may also stand in a TOML file (--config FILE), in a table named as the command: [train.margin-mse].",
     default_parameter=Parameter(negative_iterable=(), consume_multiple=True),
 )
-scores = App(name="scores", help="Look at teacher score files, and compile them.")
+scores = App(name="scores", help="Look at teacher score files; merge, clean, convert and compile them.")
 train = App(name="train", help="Train a teacher, or a student from a teacher's scores.")
 trie = App(name="trie", help="Tries of titles, which hold a decoder to them.")
 app.command(scores)
@@ -53,6 +59,46 @@ def scores_compile(options: Annotated[ScoresCompileOptions, _Flat]) -> None:
     from rankdistill.data.scores import run_compile
 
     print(run_compile(options))
+
+
+@scores.command(name="merge")
+def scores_merge(options: Annotated[ScoresMergeOptions, _Flat]) -> None:
+    """Average several teachers' score files, whose rows may be in any order, into one: an ensemble teacher.
+
+    Scores are averaged by (query, doc) pair, outside of memory; temporary files lie beside the output. Teachers on other scales
+    (logits, cosines, sigmoids) want --normalize. What is missing, unused or contradictory is counted and printed.
+
+    Example: rankdistill scores merge base.tsv large.tsv albert.tsv.gz -o t2.tsv.gz --on-missing-pair drop
+    """
+    from rankdistill.data.scores_merge import run_merge
+
+    print(run_merge(options))
+
+
+@scores.command(name="clean")
+def scores_clean(options: Annotated[ScoresCleanOptions, _Flat]) -> None:
+    """Leave out likely false negatives and extreme margins, and clip scores; only what is asked for.
+
+    Prints how the margins spread before and after, and what was left out.
+
+    Example: rankdistill scores clean scores.tsv -o clean.tsv --drop-false-negatives 3
+    """
+    from rankdistill.data.scores_clean import run_clean
+
+    print(run_clean(options))
+
+
+@scores.command(name="convert")
+def scores_convert(options: Annotated[ScoresConvertOptions, _Flat]) -> None:
+    """Write teacher scores in another published format: ours, or those of sentence-transformers and PyLate.
+
+    What would have to be invented is refused: pair scores out of margins, ids out of texts.
+
+    Example: rankdistill scores convert scores.tsv -o train.parquet --to pylate --num-docs 32
+    """
+    from rankdistill.data.scores_convert import run_convert
+
+    print(run_convert(options))
 
 
 @app.command

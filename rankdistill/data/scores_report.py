@@ -9,6 +9,7 @@ import json
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from rankdistill.data.scores import ScoreStore, compile_scores, open_scores
 from rankdistill.options.scores import ScoresInspectOptions
 
-__all__ = ["Histogram", "ScoreReport", "Spread", "describe_store", "inspect_scores"]
+__all__ = ["Histogram", "ScoreReport", "Spread", "describe_store", "inspect_scores", "spread_table"]
 
 _BLOCK = 1 << 18
 _NUM_BINS = 24
@@ -36,6 +37,13 @@ class Spread:
     p75: float
     p95: float
     max: float
+
+    @classmethod
+    def of(cls, values: NDArray[Any]) -> Spread:
+        """Of all these values, at least one."""
+        numbers = [values.mean(dtype=np.float64), values.std(dtype=np.float64)]
+        numbers += [*np.percentile(values, [0, 5, 25, 50, 75, 95, 100])]
+        return cls(*(float(number) for number in numbers))
 
 
 @dataclass(frozen=True)
@@ -112,12 +120,6 @@ def _mixed(hashes: NDArray[np.uint64], values: NDArray[np.uint32]) -> NDArray[np
     return x ^ (x >> np.uint64(31))
 
 
-def _spread(values: NDArray[np.float32] | NDArray[np.int64]) -> Spread:
-    numbers = [values.mean(dtype=np.float64), values.std(dtype=np.float64)]
-    numbers += [*np.percentile(values, [0, 5, 25, 50, 75, 95, 100])]
-    return Spread(*(float(number) for number in numbers))
-
-
 def _num_distinct(sorted_values: NDArray[np.uint64]) -> int:
     return int(np.count_nonzero(sorted_values[1:] != sorted_values[:-1])) + 1
 
@@ -150,13 +152,13 @@ def describe_store(store: ScoreStore, files: tuple[str, ...] | list[str]) -> Sco
     firsts = np.flatnonzero(np.concatenate([[True], pairs[1:] != pairs[:-1]]))
     docs_of_query = np.bincount((pairs[firsts] >> np.uint64(32)).astype(np.int64), minlength=store.num_queries)
     margins = (scores_RN[:, :1] - scores_RN[:, 1:]).reshape(-1)
-    spread = _spread(margins)
+    spread = Spread.of(margins)
     if store.format == "margin":
         columns = {}
     elif width == 2:
-        columns = {"positive": _spread(scores_RN[:, 0]), "negative": _spread(scores_RN[:, 1])}
+        columns = {"positive": Spread.of(scores_RN[:, 0]), "negative": Spread.of(scores_RN[:, 1])}
     else:
-        columns = {"doc 0": _spread(scores_RN[:, 0]), "others": _spread(scores_RN[:, 1:].reshape(-1))}
+        columns = {"doc 0": Spread.of(scores_RN[:, 0]), "others": Spread.of(scores_RN[:, 1:].reshape(-1))}
     negative = float(np.count_nonzero(margins < 0)) / margins.size
     duplicates = num_rows - _num_distinct(row_hashes)
     return ScoreReport(
@@ -168,8 +170,8 @@ def describe_store(store: ScoreStore, files: tuple[str, ...] | list[str]) -> Sco
         docs=store.num_docs,
         pairs=len(firsts),
         duplicates=duplicates,
-        rows_per_query=_spread(rows_of_query),
-        docs_per_query=_spread(docs_of_query),
+        rows_per_query=Spread.of(rows_of_query),
+        docs_per_query=Spread.of(docs_of_query),
         scores=columns,
         margins=spread,
         negative_margins=negative,
@@ -200,15 +202,20 @@ def _warnings(
     columns: dict[str, Spread], margins: Spread, negative: float, duplicates: int, rows: int, bad: dict[str, int]
 ) -> list[str]:
     found = []
-    low = min((column.min for column in columns.values()), default=-np.inf)
-    high = max((column.max for column in columns.values()), default=np.inf)
-    if low >= 0 and high <= 1:
+    low = min((column.min for column in columns.values()), default=margins.min)
+    high = max((column.max for column in columns.values()), default=margins.max)
+    nouns = "scores" if columns else "margins"
+    if low >= 0 and high <= 1 and columns:
         found.append(
             "All scores lie in [0, 1]: they look like sigmoid outputs. Margin-MSE needs raw scores: "
-            "undo the sigmoid first, log(p / (1 - p))."
+            "train with --teacher-transform logit, which undoes the sigmoid."
         )
     elif low >= -1 and high <= 1:
-        found.append("All scores lie in [-1, 1]: they look like cosines. A student's dot products spread far wider.")
+        origin = "they look like cosines" if columns else "differences of cosines or of sigmoid outputs?"
+        found.append(
+            f"All {nouns} lie in [-1, 1]: {origin}. A student's dot products spread far wider: train with a "
+            "--teacher-scale of about 20, or take raw scores."
+        )
     if margins.sd == 0:
         found.append("All margins are the same: there is nothing to learn from them.")
     if negative > 0.2:
@@ -224,6 +231,15 @@ def _warnings(
 
 def _number(value: float) -> str:
     return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+
+
+def spread_table(spreads: dict[str, Spread]) -> list[str]:
+    """A line of names, and one for each spread."""
+    names = list(Spread.__dataclass_fields__)
+    lines = [f"{'':<10}" + "".join(f"{name:>10}" for name in names)]
+    for title, spread in spreads.items():
+        lines.append(f"{title:<10}" + "".join(f"{_number(getattr(spread, name)):>10}" for name in names))
+    return lines
 
 
 def _per_query(spread: Spread) -> str:
@@ -250,15 +266,9 @@ def _render(report: ScoreReport) -> str:
         ("bad rows", bad),
         ("fingerprint", report.fingerprint),
     ]
-    names = ["mean", "sd", "min", "p5", "p25", "p50", "p75", "p95", "max"]
-    spreads = {**report.scores, "margin": report.margins}
     lines = [title if len(title) <= _WIDTH else title[: _WIDTH - 1] + "…", "─" * min(len(title), _WIDTH)]
     lines += [f"{name:<16}{value}" for name, value in facts]
-    lines += ["", f"{'':<10}" + "".join(f"{name:>10}" for name in names)]
-    lines += [
-        f"{column:<10}" + "".join(f"{_number(getattr(spread, name)):>10}" for name in names)
-        for column, spread in spreads.items()
-    ]
+    lines += ["", *spread_table({**report.scores, "margin": report.margins})]
     lines += ["", f"Margins, positive - negative; {report.negative_margins:.2%} are negative", ""]
     lines += _bars(report.histogram)
     if report.warnings:

@@ -11,13 +11,10 @@ Formats (tab-separated, UTF-8, no quoting; plain, gzip or zstd, told by the firs
 from __future__ import annotations
 
 import glob
-import gzip
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from itertools import islice
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +31,7 @@ __all__ = [
     "ScoreFormat",
     "ScorePaths",
     "ScoreReader",
+    "ScoreWriter",
     "read_scores",
     "resolve_paths",
     "write_scores",
@@ -213,89 +211,85 @@ def _skips(on_bad_row: str) -> bool:
     return on_bad_row == "skip"
 
 
-class _ZstdWriter:
-    """A zstd frame for each MiB or so; frames end to end are one file."""
+class ScoreWriter:
+    """Writes a score file whole or not at all: a context manager, which finishes the file unless there was an error.
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file, self._pending = file, bytearray()
-
-    def write(self, content: bytes) -> None:
-        self._pending += content
-        if len(self._pending) >= 1 << 20:
-            self.close()
-
-    def close(self) -> None:
-        self._file.write(_core.zstd_frame(bytes(self._pending)))
-        self._pending.clear()
-
-
-def _compressing(path: Path, file: IO[bytes]) -> Any:
-    """Something with `write` and `close` that compresses as the path's suffix says."""
-    if path.suffix == ".gz":
-        # Without name and time, the same rows make the same file.
-        return gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0)
-    return _ZstdWriter(file) if path.suffix == ".zst" else file
-
-
-def write_scores(
-    path: _Path, rows: Iterable[tuple[str, Sequence[tuple[str, float]]]], format: Literal["ids", "nway"] = "ids"
-) -> int:
-    """Writes scored rows in a published layout, whole or not at all.
-
-    Scores are written with the fewest digits that give the same float32 again.
+    Scores are written with the fewest digits that give the same float32 again. In "nway", ids that are plain decimal
+    numbers are JSON numbers, as ColBERT has them.
 
     Args:
         path: compressed if it ends in .gz or .zst.
-        rows: (query_id, [(doc_id, score), …]), the positive first; two docs a row for "ids".
-        format: "ids" for the 5-column form, "nway" for JSON lines.
+        format: ids, text, margin or nway.
+    """
+
+    def __init__(self, path: _Path, format: str) -> None:
+        self._core = _core.ScoreFileWriter(path, format)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._core.finish()
+        else:
+            self._core.abort()
+
+    def __len__(self) -> int:
+        """Rows so far."""
+        return len(self._core)
+
+    def write_block(
+        self,
+        block: ScoreBlock,
+        rows: NDArray[np.int64],
+        columns_RN: NDArray[np.int64],
+        scores_RN: NDArray[np.float32],
+    ) -> None:
+        """Appends R rows made of those of a block.
+
+        Args:
+            block: holds the ids.
+            rows: rows of the block, [R]; a row may occur several times.
+            columns_RN: which of the row's docs, the positive first.
+            scores_RN: their scores; the format `margin` writes the difference of the two.
+
+        Raises:
+            ValueError: for what the format can't hold, as `write_scores`.
+        """
+        self._core.push_taken(block._core, rows, columns_RN, scores_RN)
+
+    def write_rows(self, rows: Sequence[tuple[str, Sequence[tuple[str, float]]]]) -> None:
+        """Appends rows of (query_id, [(doc_id, score), …]); see `write_scores`."""
+        self._core.push_rows(
+            [query_id for query_id, _ in rows],
+            [[doc_id for doc_id, _ in docs] for _, docs in rows],
+            [[score for _, score in docs] for _, docs in rows],
+        )
+
+
+def write_scores(
+    path: _Path,
+    rows: Iterable[tuple[str, Sequence[tuple[str, float]]]],
+    format: Literal["ids", "text", "margin", "nway"] = "ids",
+) -> int:
+    """Writes scored rows in a published layout, whole or not at all.
+
+    Args:
+        path: compressed if it ends in .gz or .zst.
+        rows: (query_id, [(doc_id, score), …]), the positive first; two docs a row, except for "nway".
+        format: "ids" for the 5-column form, "text" if the ids are texts, "margin" for the difference of the two scores,
+            "nway" for JSON lines.
 
     Returns:
         The number of rows.
 
     Raises:
-        ValueError: for a score that isn't finite, an id that the layout can't hold, or a row without two docs for "ids".
+        ValueError: for a score that isn't finite, an id that the layout can't hold, or a row without two docs.
     """
-    if format not in ("ids", "nway"):
-        raise ValueError(f'expected format="ids" or "nway", found {format!r}')
-    line = _ids_line if format == "ids" else _nway_line
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    count = 0
-    try:
-        with open(temporary, "wb") as raw, closing(_compressing(target, raw)) as file:
-            for query_id, docs in rows:
-                file.write(line(query_id, docs, f"{target}:{count + 1}").encode())
-                count += 1
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return count
-
-
-def _shortest(score: float, where: str) -> str:
-    value = np.float32(score)
-    if not np.isfinite(value):
-        raise ValueError(f"{where}: expected finite scores, found {score}")
-    return str(value)
-
-
-def _ids_line(query_id: str, docs: Sequence[tuple[str, float]], where: str) -> str:
-    if len(docs) != 2:
-        raise ValueError(f'{where}: expected 2 docs for format="ids", found {len(docs)}; use format="nway"')
-    (positive, positive_score), (negative, negative_score) = docs
-    for name in (query_id, positive, negative):
-        if not name or "\t" in name or "\n" in name or name.endswith("\r"):
-            raise ValueError(f'{where}: expected ids without tab and line end, found {name!r}; use format="nway"')
-    scores = f"{_shortest(positive_score, where)}\t{_shortest(negative_score, where)}"
-    return f"{scores}\t{query_id}\t{positive}\t{negative}\n"
-
-
-def _nway_line(query_id: str, docs: Sequence[tuple[str, float]], where: str) -> str:
-    if not query_id or not all(doc_id for doc_id, _ in docs):
-        raise ValueError(f"{where}: expected ids of at least one character, found an empty one")
-
-    def text(value: str) -> str:
-        return json.dumps(value, ensure_ascii=False)
-
-    pairs = "".join(f", [{text(doc_id)}, {_shortest(score, where)}]" for doc_id, score in docs)
-    return f"[{text(query_id)}{pairs}]\n"
+    if format not in ("ids", "text", "margin", "nway"):
+        raise ValueError(f'expected format="ids", "text", "margin" or "nway", found {format!r}')
+    rows = iter(rows)
+    with ScoreWriter(path, format) as writer:
+        while chunk := list(islice(rows, 4096)):
+            writer.write_rows(chunk)
+        return len(writer)

@@ -121,6 +121,10 @@ class LossOptions:
     teacher_scale: float = 1.0
     """Multiplies the file's scores. Margin-MSE heeds their scale: cosines, say, want about 20 to suit dot products."""
 
+    teacher_transform: Literal["none", "logit"] = "none"
+    """logit undoes a sigmoid, log(p / (1 - p)), before --teacher-scale; for files whose scores lie in [0, 1]. (scores
+    inspect tells.)"""
+
     temperature: float = 1.0
     """Divides the student's scores where they become probabilities: kl, reverse-kl, in-batch-kl, listnet, rankdistil,
     infonce, lce, adr-mse."""

@@ -20,6 +20,7 @@ from transformers import EarlyStoppingCallback, set_seed
 from rankdistill.data.batches import BatchPlan
 from rankdistill.data.scores import ScoreStore, open_scores
 from rankdistill.data.tokens import cached_tokens
+from rankdistill.data.transforms import score_transform
 from rankdistill.formats.collection import Collection, collection_from_texts, open_collection
 from rankdistill.models.loading import ARCHITECTURES, Model
 from rankdistill.models.towers import BatchScores, Tower
@@ -109,7 +110,8 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
     collection = _collection(options, store)
     set_seed(options.seed)
     model = new_student(options, collection)
-    placed = place(store, collection, on_missing=options.on_missing)
+    transform = score_transform(options.teacher_transform, store.format)
+    placed = place(store, collection, on_missing=options.on_missing, transform=transform)
     source, plan = _batches(options, state, model, collection, placed, with_negatives="infonce" in weights)
     penalties = penalty_weights(options, total_steps(options, source.num_steps))
     with_dev = options.dev_split is not None

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rankdistill.data.batches import BatchPlan
 from rankdistill.data.tokens import TokenStore, pair_batch, pair_shape
+from rankdistill.data.transforms import ScoreTransform
 from rankdistill.errors import MissingIdsError
 from rankdistill.formats.collection import Collection
 from rankdistill.options.training import TrainingOptions
@@ -72,12 +73,14 @@ class Placed:
         query_rows: row of the collection for each query index.
         doc_rows: the same for docs.
         kept: indices of the usable rows, or None for all.
+        transform: what is done to scores, or None.
     """
 
     rows: Rows
     query_rows: Array
     doc_rows: Array
     kept: Array | None
+    transform: ScoreTransform | None = None
 
     @property
     def num_rows(self) -> int:
@@ -87,14 +90,19 @@ class Placed:
     def gather(self, positions: Array) -> tuple[Array, Array, Array]:
         """Collection rows of the queries [B] and docs [B, N], and the scores [B, N]."""
         queries_B, docs_BN, scores_BN = self.rows.gather(positions if self.kept is None else self.kept[positions])
+        if self.transform is not None:
+            scores_BN = self.transform(scores_BN)
         return self.query_rows[queries_B], self.doc_rows[docs_BN], scores_BN
 
 
-def place(rows: Rows, collection: Collection, *, on_missing: str = "error") -> Placed:
+def place(
+    rows: Rows, collection: Collection, *, on_missing: str = "error", transform: ScoreTransform | None = None
+) -> Placed:
     """Finds every id of `rows` in the collection.
 
     Args:
         on_missing: "error", or "skip" to leave out rows that name an unknown id (`rows.num_rows - placed.num_rows` of them).
+        transform: done to the scores whenever rows are gathered.
 
     Raises:
         MissingIdsError: if ids are missing and that isn't to be skipped, or if no row is left.
@@ -116,7 +124,7 @@ def place(rows: Rows, collection: Collection, *, on_missing: str = "error") -> P
         kept = np.concatenate(usable)
         if not len(kept):
             raise MissingIdsError("rows whose ids are in the collection", "none", "is this the right collection?")
-    return Placed(rows, query_rows, doc_rows, kept)
+    return Placed(rows, query_rows, doc_rows, kept, transform)
 
 
 def batch_plan(options: TrainingOptions, placed: Placed, docs: TokenStore, *, world_size: int, rank: int) -> BatchPlan:

@@ -8,9 +8,16 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow
 
 FLOAT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 HEADERS = {"query_id", "query-id", "qid", "query"}
+
+
+def zstd(content: bytes) -> bytes:
+    """One frame."""
+    frame: bytes = pyarrow.Codec("zstd").compress(content, asbytes=True)
+    return frame
 
 
 class Row(NamedTuple):

@@ -287,8 +287,19 @@ def test_the_page_about_a_file(source: Path) -> None:
 @pytest.mark.parametrize(
     ("scores", "format", "warning"),
     [
-        ([0.9, 0.1], "ids", "look like sigmoid outputs"),
-        ([0.9, -0.1], "ids", "look like cosines"),
+        (
+            [0.9, 0.1],
+            "ids",
+            "look like sigmoid outputs. Margin-MSE needs raw scores: train with --teacher-transform logit",
+        ),
+        ([0.0, 1.0], "nway", "look like sigmoid outputs"),
+        (
+            [0.9, -0.1],
+            "ids",
+            "scores lie in [-1, 1]: they look like cosines. A student's dot products spread far wider",
+        ),
+        ([0.9, 0.0], "margin", "All margins lie in [-1, 1]: differences of cosines or of sigmoid outputs?"),
+        ([1.1, 0.0], "margin", "All margins are the same"),
         ([8.0, 3.0], "ids", "All margins are the same"),
         ([8.0, 3.0, 1.0], "nway", None),
     ],

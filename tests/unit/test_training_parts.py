@@ -20,7 +20,7 @@ from rankdistill.models.towers import BatchScores
 from rankdistill.options import training as options_module
 from rankdistill.options.training import LOSS_TERMS, LossOptions, MarginMSEOptions
 from rankdistill.training.margin_mse import score_objective
-from rankdistill.training.rows import place
+from rankdistill.training.rows import MemoryRows, place
 from rankdistill.training.run import prepare_folder
 from rankdistill.training.teacher import rows_of_triples
 from rankdistill.training.terms import PRESETS, TERMS, needs_dense_teacher, needs_in_batch, parse_loss, term_loss
@@ -203,3 +203,10 @@ def test_a_torn_checkpoint_is_dropped_and_the_last_whole_one_found(tmp_path: Pat
 
 def test_the_fast_dtype_is_one_that_the_machine_was_asked_for() -> None:
     assert fast_dtype(torch.device("cpu")) in (torch.float32, torch.bfloat16)
+
+
+def test_scores_are_transformed_wherever_rows_are_gathered() -> None:
+    collection = collection_from_texts({"a": "x", "b": "y"}, {"q": "z"})
+    rows = MemoryRows(["q"], ["a", "b"], np.zeros(3, np.int64), np.array([[0, 1], [1, 0], [0, 1]]))
+    plain, transformed = place(rows, collection), place(rows, collection, transform=lambda scores: scores - 3)
+    np.testing.assert_array_equal(plain.gather(np.array([0, 2]))[2] - 3, transformed.gather(np.array([0, 2]))[2])

@@ -3,6 +3,7 @@
 
 mod errors;
 mod ids;
+mod score_files;
 mod scores;
 mod tokens;
 mod trie;
@@ -16,7 +17,9 @@ mod _core {
     #[pymodule_export]
     use super::ids::IdTable;
     #[pymodule_export]
-    use super::scores::{ScoreBlock, ScoreReader, ScoreStore, ScoreStoreWriter, permuted_positions, score_fingerprint, zstd_frame};
+    use super::score_files::{ScoreFileWriter, ScoreMerge};
+    #[pymodule_export]
+    use super::scores::{ScoreBlock, ScoreReader, ScoreStore, ScoreStoreWriter, permuted_positions, score_fingerprint};
     #[pymodule_export]
     use super::tokens::{TokenStore, TokenWriter};
     #[pymodule_export]

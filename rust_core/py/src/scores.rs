@@ -4,7 +4,7 @@ use crate::errors::to_python;
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList, PyString};
+use pyo3::types::{PyDict, PyList, PyString};
 use rankdistill_core::error::{ErrorKind, Result};
 use rankdistill_core::permutation::Permutation;
 use rankdistill_core::scores::{
@@ -22,7 +22,7 @@ fn to_tuple(position: Position) -> PositionTuple {
 }
 
 /// The kinds that occurred.
-fn to_dict(py: Python<'_>, bad: BadCounts) -> PyResult<Bound<'_, PyDict>> {
+pub(crate) fn to_dict(py: Python<'_>, bad: BadCounts) -> PyResult<Bound<'_, PyDict>> {
     let counts = PyDict::new(py);
     for (kind, count) in BadKind::ALL.into_iter().zip(bad).filter(|&(_, count)| count > 0) {
         counts.set_item(kind.name(), count)?;
@@ -30,7 +30,7 @@ fn to_dict(py: Python<'_>, bad: BadCounts) -> PyResult<Bound<'_, PyDict>> {
     Ok(counts)
 }
 
-fn format_named(name: &str) -> PyResult<Format> {
+pub(crate) fn format_named(name: &str) -> PyResult<Format> {
     let expected = "a format of auto, ids, text, margin, nway";
     Format::from_name(name).ok_or_else(|| PyValueError::new_err(format!("expected {expected}, found {name:?}")))
 }
@@ -105,7 +105,7 @@ impl ScoreReader {
 /// Columns stay in Rust for the writer and for ids that aren't numbers; arrays are made when they're asked for.
 #[pyclass(module = "rankdistill._core", frozen)]
 pub struct ScoreBlock {
-    columns: Columns,
+    pub(crate) columns: Columns,
     position: Position,
 }
 
@@ -301,11 +301,4 @@ pub fn permuted_positions(
 #[pyfunction]
 pub fn score_fingerprint(py: Python<'_>, paths: Vec<PathBuf>) -> PyResult<String> {
     py.detach(|| rankdistill_core::scores::fingerprint(&paths)).map_err(to_python)
-}
-
-/// One zstd frame. Frames end to end are one file, so a writer in Python needs nothing else.
-#[pyfunction]
-pub fn zstd_frame<'py>(py: Python<'py>, content: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
-    let frame = py.detach(|| rankdistill_core::scores::zstd_frame(content)).map_err(to_python)?;
-    Ok(PyBytes::new(py, &frame))
 }

@@ -2,10 +2,11 @@
 //!
 //! - `source` opens plain, gzip and zstd files by their first bytes; `reader` cuts them into blocks of whole lines;
 //! - `parse` and `nway` turn lines into columns (`number` holds the fast digits); `sniff` tells the formats apart;
-//! - `build` writes the store, `store` maps it.
+//! - `build` writes the store, `store` maps it; `write` writes score files, `merge` makes one of several.
 
 mod build;
 mod columns;
+mod merge;
 mod number;
 mod nway;
 mod parse;
@@ -13,13 +14,16 @@ mod reader;
 mod sniff;
 mod source;
 mod store;
+mod write;
 
 pub use build::ScoreStoreWriter;
 pub use columns::Columns;
+pub use merge::{Merge, MergeOptions, Normalize, OnMissingPair, Progress, Summary, TeacherCounts};
 pub use number::parse_f32;
 pub use reader::{Block, Position, ReaderOptions, ScoreReader};
-pub use source::{fingerprint, zstd_frame};
+pub use source::fingerprint;
 pub use store::{IdKind, ScoreStore};
+pub use write::ScoreFileWriter;
 
 /// How rows are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -156,11 +156,3 @@ pub fn fingerprint(paths: &[PathBuf]) -> Result<String> {
     }
     Ok(format!("{:032x}", hasher.digest128()))
 }
-
-/// `content` as one zstd frame, at the level where the time for scores is well spent.
-///
-/// # Errors
-/// `Io` if zstd refuses, for want of memory.
-pub fn zstd_frame(content: &[u8]) -> Result<Vec<u8>> {
-    zstd::bulk::compress(content, 6).map_err(|error| Error::io(&error, "zstd"))
-}
