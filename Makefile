@@ -22,7 +22,7 @@ lint: .venv/ready  ## formatters, linters, type checkers, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m mypy.stubtest rankdistill._core
+	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml rankdistill._core
 	$(BIN)/lint-imports
 
 bench: .venv/ready  ## the benchmarks, against their peers
