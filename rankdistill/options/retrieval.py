@@ -74,7 +74,7 @@ class IndexOptions:
 
     centroids: int | None = None
     """For states of T tokens (colbert): centroids that give the shortlist; 0 makes the search exact. By default it is up
-    to a million tokens, and there are 4 sqrt(T) beyond."""
+    to a million tokens, and there are 16 sqrt(T) beyond."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,6 +30,8 @@ Array = NDArray[np.float32]
 FORMAT = "rankdistill-token-index/1"
 # A million tokens of 128 take 8 GFLOP for a query of 32 tokens, a quarter of a second on two cores: beyond, a shortlist pays.
 _EXACT_TOKENS = 1_000_000
+# Of the k-means: tokens a centroid, and iterations. More of either cost as much more, and hardly move the centroids.
+_SAMPLE, _ITERATIONS = 64, 4
 # Similarities that exist at once, in fp32: 64 MB.
 _MAX_ELEMENTS = 1 << 24
 # Query tokens searched with together.
@@ -78,12 +80,13 @@ class TokenIndex:
         """An index over `states`, also memory-mapped.
 
         Args:
-            num_centroids: 0 makes the search exact. None does so up to a million tokens, and takes 4 sqrt(T) beyond.
+            num_centroids: 0 makes the search exact. None does so up to a million tokens, and takes 16 sqrt(T) beyond, as
+                PLAID does.
             seed: of the k-means.
         """
         num_tokens = len(states.states)
         if num_centroids is None:
-            num_centroids = int(4 * num_tokens**0.5) if num_tokens > _EXACT_TOKENS else 0
+            num_centroids = int(16 * num_tokens**0.5) if num_tokens > _EXACT_TOKENS else 0
         if num_centroids < 0:
             raise ValueError(f"expected at least 0 centroids, found {num_centroids}")
         if not num_centroids or not num_tokens:
@@ -240,10 +243,12 @@ def _cluster(states: TokenStates, num_centroids: int, seed: int) -> Clusters:
     """Centroids by k-means on a sample, and the nearest one of every token."""
     tokens = states.states
     sample = tokens
-    if len(tokens) > 256 * num_centroids:  # more don't move the centroids
-        chosen = np.random.default_rng(seed).choice(len(tokens), 256 * num_centroids, replace=False)
+    if len(tokens) > _SAMPLE * num_centroids:
+        chosen = np.random.default_rng(seed).choice(len(tokens), _SAMPLE * num_centroids, replace=False)
         sample = tokens[np.sort(chosen)]
-    kmeans = faiss_module().Kmeans(tokens.shape[1], num_centroids, niter=10, seed=seed, min_points_per_centroid=1)
+    kmeans = faiss_module().Kmeans(
+        tokens.shape[1], num_centroids, niter=_ITERATIONS, seed=seed, min_points_per_centroid=1
+    )
     kmeans.train(np.ascontiguousarray(sample, np.float32))
     codes = np.empty(len(tokens), np.int32)
     for start in range(0, len(tokens), 1 << 16):
