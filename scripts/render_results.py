@@ -88,6 +88,7 @@ def trie(result: dict[str, Any]) -> str:
         {
             "trie": row["name"],
             "build (s)": row["build_seconds"],
+            "of CPU (s)": row["build_cpu_seconds"],
             "open (ms)": row["open_seconds"] * 1e3,
             "file (bytes/title)": row["file_bytes"] / count,
             "memory (bytes/title)": row["rss_mb"] * 2**20 / count,
@@ -104,6 +105,7 @@ def trie(result: dict[str, Any]) -> str:
         {
             "titles": f"{row['titles']:,}",
             "build (s)": row["build_seconds"],
+            "of CPU (s)": row["build_cpu_seconds"],
             "open (ms)": row["open_seconds"] * 1e3,
             "bytes/title": row["file_bytes"] / row["titles"],
         }

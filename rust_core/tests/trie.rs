@@ -618,7 +618,7 @@ fn what_cannot_be_asked_is_an_error() {
     let message = snapshot.mask_logits(&[0], DeadEnd::Eos, 49, &mut [0.0; 49]).unwrap_err().to_string();
     assert_eq!(message, "expected 1 rows of 50 logits or more, found 49 logits, 49 a row");
     let sequences = Sequences { tokens: &[5, 2, 6, 2], lengths: &[2, 2] };
-    let message = "expected sequences and ids of the trie, found no such as sequence 1; nothing was removed";
+    let message = "expected sequences and ids of the trie, found sequence 1, which isn't there; nothing was removed";
     assert_eq!(trie.remove(sequences, None).unwrap_err().to_string(), message);
     assert_eq!(trie.snapshot().num_sequences(), 1);
 }

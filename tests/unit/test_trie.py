@@ -171,10 +171,11 @@ def test_updates_count_and_are_whole_or_nothing(trie: TokenTrie) -> None:
     assert trie.remove([[7, 7, 7, 7, 2], [5, 2]]) == 2
     assert trie.sequences() == [([5, 6, 2], [0]), ([9, 6, 6, 2], [2])]
     with pytest.raises(
-        ValueError, match="expected sequences and ids of the trie, found no such as sequence 1; nothing was removed"
+        ValueError,
+        match="expected sequences and ids of the trie, found sequence 1, which isn't there; nothing was removed",
     ):
         trie.remove([[5, 6, 2], [5, 2]])
-    with pytest.raises(ValueError, match="expected sequences and ids of the trie, found no such id 7 as sequence 0"):
+    with pytest.raises(ValueError, match="expected sequences and ids of the trie, found sequence 0, which hasn't id 7"):
         trie.remove([[5, 6, 2]], [7])
     with pytest.raises(ValueError, match="expected sequences that end in the end token 2"):
         trie.add([[8, 2], [8]], [1, 2])

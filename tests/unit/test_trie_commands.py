@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,16 @@ def test_build_info_query(tmp_path: Path, tiny_tokenizer_dir: Path, capsys: pyte
     token = first[1].split()[-1]
     run("trie", "query", trie, token)
     assert "next tokens: 2: " in capsys.readouterr().out
+
+
+def test_the_page_about_tries_runs(
+    tmp_path: Path, tiny_tokenizer_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = Path(__file__).parents[2] / "docs" / "trie.md"
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace('"MODEL"', repr(str(tiny_tokenizer_dir))), {})
+    assert capsys.readouterr().out == "[3]\n"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 type Ints<'py> = Bound<'py, PyArray1<i32>>;
+type Entities<'py> = (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<u32>>);
 type Tokens<'py> = PyReadonlyArray1<'py, u32>;
 
 fn dead_end(name: &str) -> PyResult<DeadEnd> {
@@ -226,12 +227,7 @@ impl TokenTrie {
         self.on_rows(py, &input_ids, start, |snapshot, states| snapshot.mask_logits(states, dead_end, num_logits, logits))
     }
 
-    fn entity_ids<'py>(
-        &self,
-        py: Python<'py>,
-        input_ids: PyReadonlyArray2<'_, i64>,
-        start: usize,
-    ) -> PyResult<(Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<u32>>)> {
+    fn entity_ids<'py>(&self, py: Python<'py>, input_ids: PyReadonlyArray2<'_, i64>, start: usize) -> PyResult<Entities<'py>> {
         let (indptr, ids) = self.on_rows(py, &input_ids, start, entities)?;
         Ok((indptr.into_pyarray(py), ids.into_pyarray(py)))
     }
@@ -339,7 +335,7 @@ impl TrieStates {
         self.on_states(py, |snapshot, states| snapshot.mask_logits(states, dead_end, num_logits, logits))
     }
 
-    fn entity_ids<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<u32>>)> {
+    fn entity_ids<'py>(&self, py: Python<'py>) -> PyResult<Entities<'py>> {
         let (indptr, ids) = self.on_states(py, |snapshot, states| entities(snapshot, states))?;
         Ok((indptr.into_pyarray(py), ids.into_pyarray(py)))
     }

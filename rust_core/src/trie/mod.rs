@@ -149,7 +149,8 @@ impl TokenTrie {
                 let id = ids.map(|ids| ids[row]);
                 let removed = next.remove(sequence, id)?;
                 if removed == 0 {
-                    let found = format!("no such{} as sequence {row}", id.map_or(String::new(), |id| format!(" id {id}")));
+                    let found = id.map_or("which isn't there".to_owned(), |id| format!("which hasn't id {id}"));
+                    let found = format!("sequence {row}, {found}");
                     return Err(Error::new(ErrorKind::BadArgument, "sequences and ids of the trie", found, "nothing was removed"));
                 }
                 count += removed;
