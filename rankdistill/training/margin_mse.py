@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, set_seed
 
 from rankdistill import losses
-from rankdistill.data.batches import BatchPlan
+from rankdistill.data.batches import Plan
 from rankdistill.data.scores import ScoreStore, open_scores
 from rankdistill.data.tokens import cached_tokens
 from rankdistill.data.transforms import score_transform
@@ -27,8 +27,9 @@ from rankdistill.formats.collection import Collection, collection_from_texts, op
 from rankdistill.models.dot import DotModel
 from rankdistill.options.training import LOSS_TERMS, MarginMSEOptions
 from rankdistill.retrieval.bm25 import bm25_search
-from rankdistill.training.rows import DenseTeacher, DotSource, Placed, batch_plan, place
+from rankdistill.training.rows import DenseTeacher, DotSource, Placed, place
 from rankdistill.training.run import prepare_folder, run_training, trainer_arguments, write_config
+from rankdistill.training.sampling import check_sampler, sampled_plan, sampling_facts
 from rankdistill.training.teacher_vectors import cached_vectors
 from rankdistill.training.trainer import Batch, DistillationTrainer, Objective
 from rankdistill.training.validation import dev_qrels, validator
@@ -137,6 +138,7 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
     if needs_dense != (options.in_batch_teacher is not None):
         names = ", ".join(sorted(_FROM_DENSE_TEACHER))
         raise ValueError(f"--in-batch-teacher and the loss terms {names} go together: give both or neither")
+    check_sampler(options)
     checkpoint = prepare_folder(options)
     set_seed(options.seed)
     model = DotModel.from_pretrained(
@@ -169,8 +171,7 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
         "bad_rows": store.bad_rows,
         "score_fingerprint": store.fingerprint,
         "docs_per_row": store.num_docs_per_row,
-        "steps_per_epoch": source.num_steps,
-        "rows_dropped_per_epoch": plan.num_dropped_rows,
+        **sampling_facts(plan),
     }
     if arguments.process_index == 0:
         write_config(options, arguments, **facts)
@@ -198,7 +199,7 @@ def _collection(options: MarginMSEOptions, store: ScoreStore) -> Collection:
 
 def _batches(
     options: MarginMSEOptions, state: PartialState, model: DotModel, collection: Collection, placed: Placed
-) -> tuple[DotSource, BatchPlan]:
+) -> tuple[DotSource, Plan]:
     with state.main_process_first():
         tokenizer, prompts = model.tokenizer, (model.query_prompt, model.doc_prompt)
         queries = cached_tokens(collection, "queries", tokenizer, model.query_max_length, prompt=prompts[0])
@@ -207,7 +208,7 @@ def _batches(
         if options.in_batch_teacher is not None:
             teacher_queries, teacher_docs = cached_vectors(options.in_batch_teacher, collection, device=options.device)
             teacher = DenseTeacher(teacher_queries, teacher_docs, options.in_batch_scale)
-    plan = batch_plan(options, placed, docs, world_size=state.num_processes, rank=state.process_index)
+    plan = sampled_plan(options, placed, docs, collection, state)
     pad_id = int(model.tokenizer.pad_token_id)
     return DotSource(placed, plan, queries, docs, pad_id, teacher), plan
 
