@@ -17,7 +17,8 @@ def main() -> None:
     parts = [f"# Results\n\n{intro}\n"]
     for path in sorted(RESULTS.glob("cross-architecture-*.json")):
         parts.append(cross_architecture(json.loads(path.read_text(encoding="utf-8"))))
-    for name, section in (("scores", scores), ("batches", batches), ("training", training), ("trie", trie)):
+    sections = (("scores", scores), ("merge", merge), ("batches", batches), ("training", training), ("trie", trie))
+    for name, section in sections:
         path = RESULTS / f"bench-{name}.json"
         if path.is_file():
             parts.append(section(json.loads(path.read_text(encoding="utf-8"))))
@@ -59,6 +60,24 @@ def scores(result: dict[str, Any]) -> str:
         f"({result['bytes'] / 1e6:.0f} MB), {result['cores']} cores; each reader in a process of its own, "
         f"the best of several turns; memory is the whole process's peak.\n\n"
         f"{render_table(rows, style='markdown', decimals=2)}\n\n`python {result['command']}`\n"
+    )
+
+
+def merge(result: dict[str, Any]) -> str:
+    rows = [
+        {
+            "rows x 3": f"{entry['rows']:,}",
+            "way": entry["name"],
+            "seconds": entry["seconds"],
+            "CPU seconds": entry["cpu_seconds"],
+            "peak memory (MB)": round(entry["peak_rss_mb"]),
+        }
+        for entry in result["results"]
+    ]
+    return (
+        "## Merging three teachers\n\nThe same triples in three files, each in an order of its own; every way in a process of "
+        f"its own, {result['cores']} cores, load {result['load_1min']:.1f}; memory is the whole process's peak.\n\n"
+        f"{render_table(rows, style='markdown', decimals=1)}\n\n`python {result['command']}`\n"
     )
 
 

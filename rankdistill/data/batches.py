@@ -4,16 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rankdistill.data.shuffle import permuted_positions
 
-__all__ = ["BatchPlan", "length_grouped", "padding_share"]
+__all__ = ["BatchPlan", "Plan", "length_grouped", "padding_share"]
 
 Rows = NDArray[np.int64]
+
+
+class Plan(Protocol):
+    """Which rows each step has on this rank: a sampler that training takes. `BatchPlan` and `TASPlan` are such."""
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of an epoch."""
+        ...
+
+    @property
+    def num_dropped_rows(self) -> int:
+        """Rows of each epoch that no rank gets."""
+        ...
+
+    def rows(self, epoch: int, step: int) -> Rows:
+        """Rows of this rank in one step, the same whenever they're asked for."""
+        ...
 
 
 def length_grouped(

@@ -198,6 +198,20 @@ class MarginMSEOptions(LossOptions, TrainingOptions):
     in_batch_scale: float = 20.0
     """Multiplies the dense teacher's scores (cosines, mostly), so that their spread suits dot products."""
 
+    sampler: Literal["shuffle", "tas"] = "shuffle"
+    """shuffle: each row once an epoch, in random order. tas: a step's queries are of one cluster, their rows spread evenly
+    over the teacher's margins (TAS-Balanced); needs --clusters, --cluster-model or --in-batch-teacher."""
+
+    clusters: Path | None = None
+    """For tas: clusters of queries, one a line, query ids apart by spaces (as published)."""
+
+    cluster_model: str | None = None
+    """For tas without --clusters: the SentenceTransformer whose query vectors are clustered (k-means);
+    --in-batch-teacher by default."""
+
+    num_clusters: int | None = None
+    """For tas without --clusters: how many; by default so many that each has queries for about 8 steps."""
+
     dev_collection: str | None = None
     """Collection of the validation queries; --collection by default."""
 

@@ -17,7 +17,7 @@ from accelerate import PartialState
 from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, set_seed
 
-from rankdistill.data.batches import BatchPlan
+from rankdistill.data.batches import Plan
 from rankdistill.data.scores import ScoreStore, open_scores
 from rankdistill.data.tokens import cached_tokens
 from rankdistill.data.transforms import score_transform
@@ -27,8 +27,9 @@ from rankdistill.models.towers import BatchScores, Tower
 from rankdistill.options.training import LossOptions, MarginMSEOptions
 from rankdistill.retrieval.bm25 import bm25_search
 from rankdistill.retrieval.index import searches
-from rankdistill.training.rows import CrossSource, DenseTeacher, Placed, TowerSource, batch_plan, place
+from rankdistill.training.rows import CrossSource, DenseTeacher, Placed, TowerSource, place
 from rankdistill.training.run import prepare_folder, run_training, total_steps, trainer_arguments, write_config
+from rankdistill.training.sampling import check_sampler, sampled_plan, sampling_facts
 from rankdistill.training.students import check_terms, new_student, penalty_weights
 from rankdistill.training.teacher_vectors import cached_vectors
 from rankdistill.training.terms import TERMS, needs_dense_teacher, needs_in_batch, parse_loss, term_loss
@@ -103,6 +104,7 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
         raise ValueError(
             f"a {options.student} student is validated by --dev-mode rerank; it can't search all documents"
         )
+    check_sampler(options)
     checkpoint = prepare_folder(options)
     state = PartialState(cpu=options.device == "cpu")
     with state.main_process_first():  # the first process fills the caches, the others read them
@@ -127,8 +129,7 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
         "bad_rows": store.bad_rows,
         "score_fingerprint": store.fingerprint,
         "docs_per_row": store.num_docs_per_row,
-        "steps_per_epoch": source.num_steps,
-        "rows_dropped_per_epoch": plan.num_dropped_rows,
+        **sampling_facts(plan),
         **getattr(model, "coverage", {}),
     }
     if arguments.process_index == 0:
@@ -163,7 +164,7 @@ def _batches(
     placed: Placed,
     *,
     with_negatives: bool,
-) -> tuple[TowerSource | CrossSource, BatchPlan]:
+) -> tuple[TowerSource | CrossSource, Plan]:
     limits = (model.query_max_length, model.doc_max_length) if isinstance(model, Tower) else (model.max_length,) * 2
     prompts = (model.query_prompt, model.doc_prompt) if isinstance(model, Tower) else ("", "")
     with state.main_process_first():
@@ -173,7 +174,7 @@ def _batches(
         if options.in_batch_teacher is not None:
             teacher_queries, teacher_docs = cached_vectors(options.in_batch_teacher, collection, device=options.device)
             teacher = DenseTeacher(teacher_queries, teacher_docs, options.in_batch_scale)
-    plan = batch_plan(options, placed, docs, world_size=state.num_processes, rank=state.process_index)
+    plan = sampled_plan(options, placed, docs, collection, state)
     if isinstance(model, Tower):
         pad_id = int(model.tokenizer.pad_token_id)
         return TowerSource(placed, plan, queries, docs, pad_id, teacher, with_negatives=with_negatives), plan

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rankdistill.data.batches import BatchPlan
+from rankdistill.data.batches import BatchPlan, Plan
 from rankdistill.data.tokens import TokenStore, pair_batch, pair_shape
 from rankdistill.data.transforms import ScoreTransform
 from rankdistill.errors import MissingIdsError
@@ -158,7 +158,7 @@ class DenseTeacher:
 class _Source:
     """What both sources share: which rows a step has."""
 
-    def __init__(self, placed: Placed, plan: BatchPlan) -> None:
+    def __init__(self, placed: Placed, plan: Plan) -> None:
         self.placed, self.plan = placed, plan
         self.num_steps, self.num_rows = plan.num_steps, placed.num_rows
 
@@ -173,7 +173,7 @@ class TowerSource(_Source):
     def __init__(
         self,
         placed: Placed,
-        plan: BatchPlan,
+        plan: Plan,
         queries: TokenStore,
         docs: TokenStore,
         pad_id: int,
@@ -235,7 +235,7 @@ class CrossSource(_Source):
     def __init__(
         self,
         placed: Placed,
-        plan: BatchPlan,
+        plan: Plan,
         queries: TokenStore,
         docs: TokenStore,
         *,
@@ -250,7 +250,7 @@ class CrossSource(_Source):
 
     @classmethod
     def of(
-        cls, tokenizer: Any, placed: Placed, plan: BatchPlan, queries: TokenStore, docs: TokenStore, *, max_length: int
+        cls, tokenizer: Any, placed: Placed, plan: Plan, queries: TokenStore, docs: TokenStore, *, max_length: int
     ) -> CrossSource:
         """Batches as `tokenizer` would make them."""
         return cls(

@@ -13,7 +13,7 @@ from rankdistill.formats.collection import Collection
 from rankdistill.models.dot import DotModel
 from rankdistill.retrieval.encode import encode_collection, encode_texts, load_vectors
 
-__all__ = ["cached_vectors"]
+__all__ = ["cached_query_vectors", "cached_vectors"]
 
 
 def cached_vectors(
@@ -30,12 +30,30 @@ def cached_vectors(
         [num_queries, D] and [num_docs, D], memory-mapped.
     """
     model = DotModel.from_pretrained(teacher, device=device)
-    folder = (cache_dir or cache_folder("vectors")) / f"{model.fingerprint()}-{collection.fingerprint}"
+    folder = _folder(model, collection, cache_dir)
     encode_collection(model, collection, folder / "docs", shard_size=2000, dtype="fast")
+    return _queries(model, collection, folder), load_vectors(folder / "docs")[1]
+
+
+def cached_query_vectors(
+    model: str, collection: Collection, *, device: str = "auto", cache_dir: Path | None = None
+) -> NDArray[Any]:
+    """A dense model's vectors of all queries, as `cached_vectors` gives them, without encoding the docs."""
+    loaded = DotModel.from_pretrained(model, device=device)
+    return _queries(loaded, collection, _folder(loaded, collection, cache_dir))
+
+
+def _folder(model: DotModel, collection: Collection, cache_dir: Path | None) -> Path:
+    return (cache_dir or cache_folder("vectors")) / f"{model.fingerprint()}-{collection.fingerprint}"
+
+
+def _queries(model: DotModel, collection: Collection, folder: Path) -> NDArray[Any]:
     queries = folder / "queries.npy"
     if not queries.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
         texts = collection.query_texts(list(collection.query_ids))
         temporary = folder / "queries.tmp.npy"
         np.save(temporary, encode_texts(model, texts, kind="query", dtype="fast"))
         temporary.replace(queries)
-    return np.load(queries, mmap_mode="r"), load_vectors(folder / "docs")[1]
+    found: NDArray[Any] = np.load(queries, mmap_mode="r")
+    return found
