@@ -182,6 +182,7 @@ def main() -> None:
         "setting": vars(setting),
         "num_layers": arguments.num_layers,
         "learning_rate": arguments.learning_rate,
+        "dropout": 0.0,
         "seeds": arguments.seeds,
         "baseline": baseline,
         "num_test_queries": len(qrels),

@@ -37,7 +37,7 @@ def cross_architecture(result: dict[str, Any]) -> str:
     return (
         f"## Does a teacher help? {result['collection']}\n\n"
         f"Students: the first {result['num_layers']} layers of MiniLM, at most {setting['num_triples']:,} triples, "
-        f"{setting['num_epochs']:g} epoch(s), learning rate {result['learning_rate']:g}, "
+        f"{setting['num_epochs']:g} epoch(s), learning rate {result['learning_rate']:g}, dropout {result['dropout']:g}, "
         f"{setting['query_length']}/{setting['doc_length']} tokens; "
         f"{result['num_test_queries']} test queries, the whole collection searched. "
         f"p: randomisation test on nDCG@10 against “{result['baseline']}”, Holm-corrected.\n\n"
