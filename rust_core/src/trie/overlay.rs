@@ -118,11 +118,14 @@ impl Snapshot {
         for &label in sequence {
             path.push(self.changed_child(path[path.len() - 1], label)?);
         }
-        self.num_entities -= removed as u64;
         let empty = kept.is_empty();
         self.node_mut(path[sequence.len()]).ids = kept;
+        let counts = (self.num_entities.checked_sub(removed as u64), self.num_sequences.checked_sub(u64::from(empty)));
+        let (Some(num_entities), Some(num_sequences)) = counts else {
+            return Err(self.base.bad("counts in the header that are right", "lower ones"));
+        };
+        (self.num_entities, self.num_sequences) = (num_entities, num_sequences);
         if empty {
-            self.num_sequences -= 1;
             self.cut(&path, sequence)?;
         }
         Ok(removed as u64)
