@@ -78,7 +78,7 @@ def test_a_sigmoid_is_undone(tmp_path: Path, rows: Any, conala: Path, tiny_bert_
 def test_tas_with_a_cluster_file(
     tmp_path: Path, rows: Any, conala: Path, tiny_bert_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rankdistill.training.rows import DotSource
+    from rankdistill.training.rows import TowerSource
 
     write_scores(tmp_path / "raw.tsv", rows)
     query_ids = list(dict.fromkeys(query_id for query_id, _ in rows))
@@ -89,13 +89,13 @@ def test_tas_with_a_cluster_file(
         "\n".join(" ".join([*ids, f"elsewhere{len(ids)}{ids[0]}"]) for ids in clusters)
     )
     seen: list[list[int]] = []
-    original = DotSource.__call__
+    original = TowerSource.__call__
 
-    def spy(self: DotSource, epoch: int, step: int) -> Any:
+    def spy(self: TowerSource, epoch: int, step: int) -> Any:
         seen.append(self.plan.rows(epoch, step).tolist())
         return original(self, epoch, step)
 
-    monkeypatch.setattr(DotSource, "__call__", spy)
+    monkeypatch.setattr(TowerSource, "__call__", spy)
     of = options(
         tmp_path / "raw.tsv", conala, tiny_bert_dir, sampler="tas", clusters=tmp_path / "clusters.txt", max_steps=5
     )
