@@ -93,7 +93,9 @@ def test_standard_input(tmp_path: Path) -> None:
 
 
 def test_an_interruption_while_waiting_for_input_is_heard() -> None:
-    code = "from rankdistill.formats.scores import read_scores as r\nprint('ready', flush=True)\nr('-')"
+    # A suite that runs in the background of a shell hands on SIGINT as ignored.
+    code = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "from rankdistill.formats.scores import read_scores as r\nprint('ready', flush=True)\nr('-')"
     child = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
