@@ -1,6 +1,6 @@
 """Teacher scores from one published format into another.
 
-Formats of ours are streamed in blocks; those of other packages go row by row, about 100,000 a second. Grouping (n-way rows of
+Formats of ours are streamed in blocks; those of other packages go row by row, 50,000 a second and more. Grouping (n-way rows of
 `num_docs`, hard negatives) goes through a score store and needs 12 bytes a row; the store lies beside the output meanwhile.
 """
 

@@ -106,10 +106,11 @@ def _records(path: str, format: KdFormat) -> Iterator[tuple[int, dict[str, Any]]
             yield from ((number, _object(line, path, number)) for number, line in enumerate(lines, 1) if line.strip())
         return
     number = 0
-    for batch in _pyarrow().parquet.ParquetFile(path).iter_batches(_CHUNK, columns=list(_COLUMNS[format])):
-        for record in batch.to_pylist():
+    names = _COLUMNS[format]
+    for batch in _pyarrow().parquet.ParquetFile(path).iter_batches(_CHUNK, columns=list(names)):
+        for values in zip(*(batch.column(name).to_pylist() for name in names), strict=True):
             number += 1
-            yield number, record
+            yield number, dict(zip(names, values, strict=True))
 
 
 def _id(value: object) -> str:
@@ -227,36 +228,36 @@ class KdWriter:
             types = [pa.string(), pa.string(), pa.string(), pa.float64()]
         return pa.schema(list(zip(_COLUMNS[self._format], types, strict=True)))
 
-    def _write(self, records: list[dict[str, Any]]) -> None:
+    def _write(self, columns: dict[str, Sequence[Any]]) -> None:
         if self._parquet:
-            self._file.write_table(self._arrow.Table.from_pylist(records, schema=self._schema()))
-        else:
-            self._file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode())
+            self._file.write_table(self._arrow.Table.from_pydict(columns, schema=self._schema()))
+            return
+        rows = zip(*columns.values(), strict=True)
+        lines = (json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False) + "\n" for row in rows)
+        self._file.write("".join(lines).encode())
 
     def write(self, rows: Sequence[ScoredRow]) -> None:
         """Appends rows; for `hf-margin`, of two docs, whose scores' difference is written."""
-        records: list[dict[str, Any]]
+        columns: dict[str, Sequence[Any]] = {"query_id": [query for query, _ in rows]}
         if self._format == "pylate":
-            records = [
-                {"query_id": query, "document_ids": [doc for doc, _ in docs], "scores": [_short(s) for _, s in docs]}
-                for query, docs in rows
-            ]
+            columns["document_ids"] = [[doc for doc, _ in docs] for _, docs in rows]
+            columns["scores"] = [_shortest([score for _, score in docs]) for _, docs in rows]
         else:
             assert self._format == "hf-margin"
-            records = [
-                {"query_id": query, "positive_id": positive, "negative_id": negative, "score": _short(above - below)}
-                for query, ((positive, above), (negative, below)) in rows
-            ]
-        self._write(records)
+            columns["positive_id"] = [docs[0][0] for _, docs in rows]
+            columns["negative_id"] = [docs[1][0] for _, docs in rows]
+            columns["score"] = _shortest([docs[0][1] - docs[1][1] for _, docs in rows])
+        self._write(columns)
 
     def write_query(self, query_id: str, positives: dict[str, float], negatives: dict[str, float], system: str) -> None:
         """Appends all that is known of a query, for `hard-negatives`."""
         pos, neg = (
-            [{"pid": doc, "ce-score": _short(score)} for doc, score in docs.items()] for docs in (positives, negatives)
+            [{"pid": doc, "ce-score": score} for doc, score in zip(docs, _shortest(list(docs.values())), strict=True)]
+            for docs in (positives, negatives)
         )
-        self._write([{"qid": query_id, "pos": pos, "neg": {system: neg}}])
+        self._write({"qid": [query_id], "pos": [pos], "neg": [{system: neg}]})
 
 
-def _short(score: float) -> float:
-    """The number with the fewest digits that is the same float32."""
-    return float(str(np.float32(score)))
+def _shortest(scores: list[float]) -> list[float]:
+    """The numbers with the fewest digits that are the same float32."""
+    return [float(text) for text in np.array(scores, np.float32).astype(str)]
