@@ -20,7 +20,7 @@ def command(of: MarginMSEOptions) -> list[str]:
                 flags(value, f"{flag}.")
             elif value is True:
                 words.append(flag)
-            elif value not in (None, False, ""):
+            elif value is not None and value is not False and value != "":
                 words.extend([flag, *(map(str, value) if isinstance(value, tuple) else [str(value)])])
 
     flags(dataclasses.asdict(of), "--")
