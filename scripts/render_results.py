@@ -123,22 +123,23 @@ def trie(result: dict[str, Any]) -> str:
     grown = [
         {
             "titles": f"{row['titles']:,}",
+            "distinct": f"{row['sequences']:,}",
             "build (s)": row["build_seconds"],
             "of CPU (s)": row["build_cpu_seconds"],
             "open (ms)": row["open_seconds"] * 1e3,
-            "bytes/title": row["file_bytes"] / row["titles"],
+            "bytes/distinct title": row["file_bytes"] / row["sequences"],
         }
         | {f"bits, depth {depth} (us)": f"{row['us']['bitmask, states'][str(depth)]:.0f}" for depth in (0, 1, 2)}
         for row in result["growth"]
     ]
     made = (
-        "\n\nGrown with made titles (the beginning of one and the rest of another, which share less than real ones do):\n\n"
+        "\n\nGrown with made titles (the beginning of one and the rest of another; some come out alike and share a sequence):\n\n"
         + render_table(grown, style="markdown", decimals=2)
     )
     return (
         f"## Tries\n\n{count:,} titles ({result['source']}), {result['tokens']:,} tokens: {result['tokenizer']}. "
         f"Each trie in a process of its own; {result['cores']} cores, load {result['load_1min']:.1f}. A step is for "
-        f"{result['beams']} rows, beginnings of random titles; the best of its repeats, the mean over draws of rows.\n\n"
+        f"{result['beams']} rows, beginnings of random titles; the best of its repeats, the mean over draws of rows. Of the files, only rankdistill's holds ids of entities.\n\n"
         f"{render_table(sizes, style='markdown', decimals=2)}\n\n"
         f"{render_table(steps, style='markdown')}{made if grown else ''}\n\n`python {result['command']}`\n"
     )

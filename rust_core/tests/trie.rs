@@ -229,9 +229,10 @@ fn bits_lists_and_logits_agree() {
     fuzz("outputs", |rng| {
         // Rows as wide as the vocabulary are most of the work.
         let info = if rng.one_in(20) { info(rng) } else { TrieInfo { vocab_size: 40, eos: 2, pad: 1, fingerprint: String::new() } };
-        let trie = build(&pairs(rng, &info, 8), &info);
+        let pairs = pairs(rng, &info, 8);
+        let (trie, mut twin) = (build(&pairs, &info), twin_of(&pairs));
         for _ in 0..rng.below(3) {
-            change(rng, &trie, &mut Twin::new(), &info);
+            change(rng, &trie, &mut twin, &info);
         }
         assert_outputs_agree(rng, &trie.snapshot());
     });
@@ -289,9 +290,6 @@ fn stepping_with_parents_is_walking() {
 
 /// Adds or removes some, in both.
 fn change(rng: &mut Rng, trie: &TokenTrie, twin: &mut Twin, info: &TrieInfo) {
-    let old: Twin =
-        trie.snapshot().sequences(&[], usize::MAX).unwrap().into_iter().map(|(s, ids)| (s, ids.into_iter().collect())).collect();
-    *twin = old;
     let some = |rng: &mut Rng, twin: &Twin| twin.keys().nth(rng.below(twin.len())).unwrap().clone();
     match rng.below(5) {
         0 | 1 => {
@@ -342,9 +340,7 @@ fn updates_are_rebuilding() {
         let mut trie = build(&pairs, &info);
         let (kept, before) = (trie.snapshot(), twin.clone());
         for _ in 0..rng.below(6) {
-            let expected = twin.clone();
             change(rng, &trie, &mut twin, &info);
-            assert!(expected.len().abs_diff(twin.len()) < 2000);
             assert_equal(rng, &trie.snapshot(), &twin, &info);
             if rng.one_in(8) {
                 trie = TokenTrie::from_bytes(trie.snapshot().to_bytes().unwrap()).unwrap();
