@@ -42,7 +42,8 @@ class SpladeOptions:
 
     new_head: bool = False
     """Let an --init without masked-language-model head (MiniLM, say) get one: tied to the input embeddings, and starting
-    as a bag of words."""
+    as a bag of words. Its scores are large at first: with a --teacher-scale (and --temperature) that brings the
+    teacher's near them, training keeps what the words give."""
 
     docs_weight: float = 3e-5
     """Weight of the penalty flops-docs, which makes documents sparse."""
