@@ -139,7 +139,8 @@ def trie(result: dict[str, Any]) -> str:
     return (
         f"## Tries\n\n{count:,} titles ({result['source']}), {result['tokens']:,} tokens: {result['tokenizer']}. "
         f"Each trie in a process of its own; {result['cores']} cores, load {result['load_1min']:.1f}. A step is for "
-        f"{result['beams']} rows, beginnings of random titles; the best of its repeats, the mean over draws of rows. Of the files, only rankdistill's holds ids of entities.\n\n"
+        f"{result['beams']} rows, beginnings of random titles; the best of its repeats, the mean over draws of rows. "
+        "Of the files, only rankdistill's holds ids of entities.\n\n"
         f"{render_table(sizes, style='markdown', decimals=2)}\n\n"
         f"{render_table(steps, style='markdown')}{made if grown else ''}\n\n`python {result['command']}`\n"
     )

@@ -2,36 +2,92 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rankdistill.data.shuffle import permuted_positions
 
-__all__ = ["BatchPlan", "Plan", "length_grouped", "padding_share"]
+__all__ = ["BatchPlan", "Plan", "length_grouped", "padding_share", "row_blocks"]
 
 Rows = NDArray[np.int64]
 
 
-class Plan(Protocol):
-    """Which rows each step has on this rank: a sampler that training takes. `BatchPlan` and `TASPlan` are such."""
+@dataclass(frozen=True, kw_only=True)
+class Plan(ABC):
+    """Rows of every step of every epoch, as a function of (seed, epoch, step): resuming is asking for another step.
+
+    A step's rows over all ranks are the same for every `world_size` with the same `batch_size * world_size`.
+
+    Attributes:
+        batch_size: rows of a step on one rank.
+        seed: decides which rows.
+        world_size: number of ranks.
+        rank: this one, from 0.
+    """
+
+    batch_size: int
+    seed: int = 0
+    world_size: int = 1
+    rank: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "world_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"expected {name} of 1 or more, found {getattr(self, name)}")
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(f"expected a rank from 0 to {self.world_size - 1}, found {self.rank}")
+        if self.seed < 0:
+            raise ValueError(f"expected a seed of 0 or more, found {self.seed}")
 
     @property
+    def global_batch(self) -> int:
+        """Rows of a step over all ranks."""
+        return self.batch_size * self.world_size
+
+    @property
+    @abstractmethod
     def num_steps(self) -> int:
         """Steps of an epoch."""
-        ...
 
     @property
+    @abstractmethod
     def num_dropped_rows(self) -> int:
         """Rows of each epoch that no rank gets."""
-        ...
+
+    @abstractmethod
+    def _global_rows(self, epoch: int, step: int) -> Rows:
+        """Rows of all ranks in one step, which `num_steps` has."""
 
     def rows(self, epoch: int, step: int) -> Rows:
-        """Rows of this rank in one step, the same whenever they're asked for."""
-        ...
+        """Rows of this rank in one step, the same whenever they're asked for.
+
+        Args:
+            epoch: from 0.
+            step: from 0, inside the epoch.
+
+        Raises:
+            IndexError: if the epoch hasn't that step.
+        """
+        if not 0 <= step < self.num_steps:
+            raise IndexError(f"expected a step from 0 to {self.num_steps - 1}, found {step}")
+        # Contiguous parts: where rows are in order of length, each rank pads little.
+        return np.array_split(self._global_rows(epoch, step), self.world_size)[self.rank]
+
+    def steps(self, epoch: int, start: int = 0) -> Iterator[Rows]:
+        """Rows of this rank for every step of an epoch, from `start`."""
+        for step in range(start, self.num_steps):
+            yield self.rows(epoch, step)
+
+
+def row_blocks(num_rows: int) -> Iterator[Rows]:
+    """All rows in blocks of a million: what is gathered of a block fits the memory."""
+    for start in range(0, num_rows, 1 << 20):
+        yield np.arange(start, min(start + (1 << 20), num_rows))
 
 
 def length_grouped(
@@ -55,20 +111,13 @@ def length_grouped(
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchPlan:
-    """Rows of every step of every epoch, as a function of (seed, epoch, step): resuming is asking for another step.
-
-    Each row occurs exactly once an epoch, over all ranks. A step's rows over all ranks are the same set for every
-    `world_size` with the same `batch_size * world_size`.
+class BatchPlan(Plan):
+    """A plan in which each row occurs exactly once an epoch, over all ranks.
 
     Cost: O(window) for the first step asked of a window, nothing for the others.
 
     Attributes:
         num_rows: rows of an epoch.
-        batch_size: rows of a step on one rank.
-        seed: decides the order.
-        world_size: number of ranks.
-        rank: this one, from 0.
         window_batches: rows are shuffled globally, then grouped by length inside windows of this many global batches;
             1 doesn't group.
         lengths: rows -> what to group by (tokens of the longest doc, say).
@@ -77,22 +126,15 @@ class BatchPlan:
     """
 
     num_rows: int
-    batch_size: int
-    seed: int = 0
-    world_size: int = 1
-    rank: int = 0
     window_batches: int = 1
     lengths: Callable[[Rows], NDArray[Any]] | None = None
     drop_last: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("num_rows", "batch_size", "world_size", "window_batches"):
+        for name in ("num_rows", "window_batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"expected {name} of 1 or more, found {getattr(self, name)}")
-        if not 0 <= self.rank < self.world_size:
-            raise ValueError(f"expected a rank from 0 to {self.world_size - 1}, found {self.rank}")
-        if self.seed < 0:
-            raise ValueError(f"expected a seed of 0 or more, found {self.seed}")
+        super().__post_init__()
         if not self.num_steps:
             raise ValueError(
                 f"expected rows for a step of {self.world_size} ranks, found {self.num_rows}; lower batch_size"
@@ -100,13 +142,8 @@ class BatchPlan:
             )
 
     @property
-    def global_batch(self) -> int:
-        """Rows of a step over all ranks."""
-        return self.batch_size * self.world_size
-
-    @property
     def num_dropped_rows(self) -> int:
-        """Rows of each epoch that no rank gets."""
+        """As in `Plan`: the last global batch, if it's left out."""
         rest = self.num_rows % self.global_batch
         return rest if self.drop_last or rest < self.world_size else 0
 
@@ -115,26 +152,9 @@ class BatchPlan:
         """Steps of an epoch."""
         return -(-(self.num_rows - self.num_dropped_rows) // self.global_batch)
 
-    def rows(self, epoch: int, step: int) -> Rows:
-        """Rows of this rank in one step.
-
-        Args:
-            epoch: from 0.
-            step: from 0, inside the epoch.
-
-        Raises:
-            IndexError: if the epoch hasn't that step.
-        """
-        if not 0 <= step < self.num_steps:
-            raise IndexError(f"expected a step from 0 to {self.num_steps - 1}, found {step}")
+    def _global_rows(self, epoch: int, step: int) -> Rows:
         window, at = divmod(step, self.window_batches)
-        # Contiguous parts: rows of a batch are in order of length, so each rank pads little.
-        return np.array_split(self._window(epoch, window)[at], self.world_size)[self.rank]
-
-    def steps(self, epoch: int, start: int = 0) -> Iterator[Rows]:
-        """Rows of this rank for every step of an epoch, from `start`."""
-        for step in range(start, self.num_steps):
-            yield self.rows(epoch, step)
+        return self._window(epoch, window)[at]
 
     def _window(self, epoch: int, window: int) -> list[Rows]:
         """Global batches of one window; the last one asked for is kept."""

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from rankdistill.data.batches import row_blocks
 from rankdistill.data.scores import ScoreStore, compile_scores
 from rankdistill.errors import BadDataError, MissingIdsError
 from rankdistill.formats.collection import Collection, open_collection
@@ -298,8 +299,7 @@ class _Query:
 def _queries(store: ScoreStore, report: ConvertReport) -> Iterator[tuple[str, _Query]]:
     """Every query with all of its rows, in the order in which queries first appear."""
     queries_R = np.empty(store.num_rows, np.uint32)
-    for start in range(0, store.num_rows, 1 << 20):
-        rows = np.arange(start, min(start + (1 << 20), store.num_rows))
+    for rows in row_blocks(store.num_rows):
         queries_R[rows] = store.gather(rows).queries
     order = np.argsort(queries_R, kind="stable")
     ends = np.cumsum(np.bincount(queries_R, minlength=store.num_queries))

@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias
 from tqdm import tqdm
 
 from rankdistill import _core
-from rankdistill.formats.scores import OnBadRow, ScoreFormat, ScorePaths, resolve_paths
+from rankdistill.formats.scores import OnBadRow, ScoreFormat, ScorePaths, resolve_paths, skips
 from rankdistill.options.scores import ScoresMergeOptions
 
 __all__ = ["MergeReport", "MergedTeacher", "merge_scores", "run_merge"]
@@ -122,8 +122,6 @@ def merge_scores(
     teachers = [resolve_paths(paths) for paths in files]
     if any("-" in names for names in teachers):
         raise ValueError("expected files, found standard input (-); the first file is read twice: save it to a file")
-    if on_bad_row not in ("error", "skip"):
-        raise ValueError(f'expected on_bad_row="error" or "skip", found {on_bad_row!r}')
     core = _core.ScoreMerge(
         teachers,
         output,
@@ -132,7 +130,7 @@ def merge_scores(
         per_query=per_query,
         on_missing_pair=on_missing_pair,
         format=format,
-        skip=on_bad_row == "skip",
+        skip=skips(on_bad_row),
     )
     with closing(core):
         bar, stage = tqdm(disable=True), ""

@@ -9,14 +9,14 @@ Source: Hofstätter et al. 2021, arXiv:2104.06967 (TAS-Balanced).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rankdistill.data.batches import Rows
+from rankdistill.data.batches import Plan, Rows
 from rankdistill.errors import BadDataError
 
 __all__ = ["NUM_BINS", "TASPlan", "TASRows", "read_clusters"]
@@ -131,48 +131,28 @@ def _bins(places: Rows, margins: NDArray[np.float64], num_queries: int) -> Rows:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TASPlan:
-    """Rows of every step of every epoch, as a function of (seed, epoch, step): resuming is asking for another step.
+class TASPlan(Plan):
+    """A plan in which each step is of one topic, or of few, and its pairs are spread over margins.
 
     A step takes a random cluster, each as likely as another, and draws queries from it without repeats; if they don't fill
     the step, it goes on with another cluster. Each query gives one row. A row may be drawn several times an epoch, or
-    never: an epoch is as many steps as the rows would fill. A step's rows over all ranks are the same for every
-    `world_size` with the same `batch_size * world_size`.
+    never: an epoch is as many steps as the rows would fill.
 
     Attributes:
         rows_by_cluster: what is drawn from.
         num_rows: rows of the source, drawn from or not.
-        batch_size: rows of a step on one rank.
-        seed: decides what is drawn.
-        world_size: number of ranks.
-        rank: this one, from 0.
     """
 
     rows_by_cluster: TASRows
     num_rows: int
-    batch_size: int
-    seed: int = 0
-    world_size: int = 1
-    rank: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "world_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"expected {name} of 1 or more, found {getattr(self, name)}")
-        if not 0 <= self.rank < self.world_size:
-            raise ValueError(f"expected a rank from 0 to {self.world_size - 1}, found {self.rank}")
-        if self.seed < 0:
-            raise ValueError(f"expected a seed of 0 or more, found {self.seed}")
+        super().__post_init__()
         if self.rows_by_cluster.num_queries < self.global_batch:
             raise ValueError(
                 f"expected at least {self.global_batch} queries with 2 rows or more, one for each row of a step, "
                 f"found {self.rows_by_cluster.num_queries}; lower batch_size"
             )
-
-    @property
-    def global_batch(self) -> int:
-        """Rows of a step over all ranks."""
-        return self.batch_size * self.world_size
 
     @property
     def num_dropped_rows(self) -> int:
@@ -184,18 +164,7 @@ class TASPlan:
         """Steps of an epoch."""
         return max(1, len(self.rows_by_cluster.order) // self.global_batch)
 
-    def rows(self, epoch: int, step: int) -> Rows:
-        """Rows of this rank in one step.
-
-        Args:
-            epoch: from 0.
-            step: from 0, inside the epoch.
-
-        Raises:
-            IndexError: if the epoch hasn't that step.
-        """
-        if not 0 <= step < self.num_steps:
-            raise IndexError(f"expected a step from 0 to {self.num_steps - 1}, found {step}")
+    def _global_rows(self, epoch: int, step: int) -> Rows:
         random = np.random.default_rng([self.seed, epoch, step])
         bins = self.rows_by_cluster.bins[self._queries(random)]
         counts = np.diff(bins)
@@ -205,12 +174,8 @@ class TASPlan:
         chosen = (filled <= drawn[:, None]).sum(1)
         each = np.arange(self.global_batch)
         places = bins[each, chosen] + random.integers(counts[each, chosen])
-        return np.array_split(self.rows_by_cluster.order[places], self.world_size)[self.rank]
-
-    def steps(self, epoch: int, start: int = 0) -> Iterator[Rows]:
-        """Rows of this rank for every step of an epoch, from `start`."""
-        for step in range(start, self.num_steps):
-            yield self.rows(epoch, step)
+        drawn_rows: Rows = self.rows_by_cluster.order[places]
+        return drawn_rows
 
     def _queries(self, random: np.random.Generator) -> Rows:
         """Distinct queries of one cluster, or of as few as fill the step."""

@@ -6,10 +6,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from pathlib import Path
+from typing import Any
 
-__all__ = ["cache_folder", "fingerprint_of"]
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["cache_folder", "fingerprint_of", "save_array", "save_json"]
 
 
 def cache_folder(kind: str) -> Path:
@@ -28,3 +33,18 @@ def fingerprint_of(*parts: object) -> str:
         # The length in front keeps ("ab", "c") and ("a", "bc") apart.
         digest.update(len(text).to_bytes(8, "little") + text)
     return digest.hexdigest()
+
+
+def save_array(path: Path, array: NDArray[Any]) -> None:
+    """Writes a .npy file that takes its name when it's whole, making its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp.npy")
+    np.save(temporary, array)
+    os.replace(temporary, path)
+
+
+def save_json(path: Path, value: object, indent: int | None = None) -> None:
+    """Writes a JSON file that takes its name when it's whole."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=indent) + "\n", encoding="utf-8")
+    os.replace(temporary, path)

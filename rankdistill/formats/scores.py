@@ -34,6 +34,7 @@ __all__ = [
     "ScoreWriter",
     "read_scores",
     "resolve_paths",
+    "skips",
     "write_scores",
 ]
 
@@ -193,7 +194,7 @@ def read_scores(
         FileNotFoundError: if a file isn't there.
     """
     names = resolve_paths(paths)
-    skip = _skips(on_bad_row)
+    skip = skips(on_bad_row)
     core = _core.ScoreReader(
         names,
         format=format,
@@ -205,7 +206,8 @@ def read_scores(
     return ScoreReader(core, names)
 
 
-def _skips(on_bad_row: str) -> bool:
+def skips(on_bad_row: str) -> bool:
+    """Whether bad rows are skipped. Raises ValueError for anything but "error" and "skip"."""
     if on_bad_row not in ("error", "skip"):
         raise ValueError(f'expected on_bad_row="error" or "skip", found {on_bad_row!r}')
     return on_bad_row == "skip"

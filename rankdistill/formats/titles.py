@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
 import os
-import zlib
-from typing import IO, NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rankdistill.errors import BadDataError
+from rankdistill.formats.gz import opened
 
 __all__ = ["Titles", "read_titles"]
 
@@ -29,10 +28,6 @@ class Titles(NamedTuple):
     ids: NDArray[np.uint32] | None
 
 
-def _open(path: str | os.PathLike[str]) -> IO[bytes]:
-    return cast("IO[bytes]", gzip.open(path) if str(path).endswith(".gz") else open(path, "rb"))
-
-
 def read_titles(path: str | os.PathLike[str]) -> Titles:
     """Reads a file of titles. A first line with a tab says that all lines are `id ⇥ title`.
 
@@ -42,23 +37,20 @@ def read_titles(path: str | os.PathLike[str]) -> Titles:
     """
     titles, ids = list[str](), list[int]()
     has_ids = False
-    with _open(path) as file:
-        try:
-            for number, raw in enumerate(file, 1):
-                try:
-                    line = raw.rstrip(b"\r\n").decode()
-                except UnicodeDecodeError as error:
-                    raise BadDataError("UTF-8", repr(raw[:60]), path=str(path), line=number) from error
-                columns = line.split("\t")
-                has_ids = len(columns) > 1 if number == 1 else has_ids
-                if len(columns) != 1 + has_ids or not columns[-1].strip():
-                    expected = "a number, a tab and a title" if has_ids else "a title"
-                    raise BadDataError(expected, repr(line[:60]), "the first line decides", str(path), number)
-                titles.append(columns[-1])
-                if has_ids:
-                    ids.append(_id_of(columns[0], path, number))
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise BadDataError("a whole gzip archive", str(error), "fetch the file again", str(path)) from error
+    with opened(path) as file:
+        for number, raw in enumerate(file, 1):
+            try:
+                line = raw.rstrip(b"\r\n").decode()
+            except UnicodeDecodeError as error:
+                raise BadDataError("UTF-8", repr(raw[:60]), path=str(path), line=number) from error
+            columns = line.split("\t")
+            has_ids = len(columns) > 1 if number == 1 else has_ids
+            if len(columns) != 1 + has_ids or not columns[-1].strip():
+                expected = "a number, a tab and a title" if has_ids else "a title"
+                raise BadDataError(expected, repr(line[:60]), "the first line decides", str(path), number)
+            titles.append(columns[-1])
+            if has_ids:
+                ids.append(_id_of(columns[0], path, number))
     if not titles:
         raise BadDataError("at least one title", "an empty file", path=str(path))
     return Titles(titles, np.array(ids, np.uint32) if has_ids else None)

@@ -10,13 +10,13 @@ import gzip
 import itertools
 import math
 import os
-import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, Literal, cast
 
 from rankdistill.errors import BadDataError
+from rankdistill.formats.gz import opened
 from rankdistill.records import Qrels, Run, ranked
 
 __all__ = ["read_qrels", "read_run", "write_qrels", "write_run"]
@@ -222,14 +222,8 @@ def write_qrels(path: str | os.PathLike[str], qrels: Qrels, layout: Literal["tre
                 file.write(("\t".join(columns) if layout == "beir" else " ".join(columns)).encode() + b"\n")
 
 
-@contextmanager
-def _open(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    name = os.fspath(path)
-    try:
-        with gzip.open(path, "rb") if name.endswith(".gz") else open(path, "rb") as file:
-            yield cast(IO[bytes], file)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise BadDataError("a whole gzip file", str(error), "fetch or write it again", name) from error
+def _open(path: str | os.PathLike[str]) -> AbstractContextManager[IO[bytes]]:
+    return opened(path, noun="file", remedy="fetch or write it again")
 
 
 @contextmanager

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
 import os
-import zlib
 from collections.abc import Container
-from typing import IO, Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rankdistill.errors import BadDataError
+from rankdistill.formats.gz import opened
 
 __all__ = ["read_word_vectors"]
 
@@ -37,30 +36,23 @@ def read_word_vectors(
     """
     name, words, rows = str(path), dict[str, None](), list[NDArray[np.float32]]()
     dim = 0
-    with _open(path) as lines:
-        try:
-            for number, line in enumerate(lines, 1):
-                fields = line.rstrip(b" \r\n").split(b" ")
-                if number == 1 and len(fields) == 2 and all(field.isdigit() for field in fields):
-                    continue
-                dim = dim or len(fields) - 1
-                if dim < 1 or (len(fields) != dim + 1 and (len(fields) <= dim or _is_number(fields[-dim - 1]))):
-                    expected = f"a word and {dim} numbers, as in the lines before" if dim else "a word and its numbers"
-                    raise BadDataError(expected, f"{len(fields) - 1} numbers", "mend or remove the line", name, number)
-                word = fields[0].decode("utf-8", "replace").lower()
-                if len(fields) > dim + 1 or word in words or (keep is not None and word not in keep):
-                    continue
-                rows.append(_numbers(fields[1:], name, number))
-                words[word] = None
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise BadDataError("a whole gzip archive", str(error), "fetch the file again", name) from error
+    with opened(path) as lines:
+        for number, line in enumerate(lines, 1):
+            fields = line.rstrip(b" \r\n").split(b" ")
+            if number == 1 and len(fields) == 2 and all(field.isdigit() for field in fields):
+                continue
+            dim = dim or len(fields) - 1
+            if dim < 1 or (len(fields) != dim + 1 and (len(fields) <= dim or _is_number(fields[-dim - 1]))):
+                expected = f"a word and {dim} numbers, as in the lines before" if dim else "a word and its numbers"
+                raise BadDataError(expected, f"{len(fields) - 1} numbers", "mend or remove the line", name, number)
+            word = fields[0].decode("utf-8", "replace").lower()
+            if len(fields) > dim + 1 or word in words or (keep is not None and word not in keep):
+                continue
+            rows.append(_numbers(fields[1:], name, number))
+            words[word] = None
     if not dim:
         raise BadDataError("word vectors", "an empty file", "pass a table such as glove.6B.300d.txt", name)
     return list(words), np.stack(rows) if rows else np.zeros((0, dim), np.float32)
-
-
-def _open(path: str | os.PathLike[str]) -> IO[bytes]:
-    return cast("IO[bytes]", gzip.open(path)) if str(path).endswith(".gz") else open(path, "rb")
 
 
 def _is_number(field: bytes) -> bool:

@@ -19,7 +19,15 @@ from transformers import AutoModel, PreTrainedModel
 
 from rankdistill.errors import BadDataError
 from rankdistill.models.backbone import config_with_layers, load_tokenizer, load_weights, max_positions, quiet, resolve
-from rankdistill.models.layout import load_dense, model_type, read_lengths, read_modules, read_prompts, write_layout
+from rankdistill.models.layout import (
+    lengths_within,
+    load_dense,
+    model_type,
+    read_lengths,
+    read_modules,
+    read_prompts,
+    write_layout,
+)
 from rankdistill.models.maxsim import maxsim, maxsim_pairs
 from rankdistill.models.precision import choose_device
 from rankdistill.models.towers import (
@@ -31,7 +39,6 @@ from rankdistill.models.towers import (
     in_parts,
     pad_cat,
     read_json,
-    write_json,
 )
 
 __all__ = ["PUNCTUATION", "ColbertModel", "Expansion", "expand"]
@@ -265,13 +272,12 @@ class ColbertModel(InteractionModel):
             prompts = _add_markers(encoder, tokenizer, prompts)
         kept = stored["expansion"] if expansion == "keep" else expansion
         longest = max_positions(config)
-        limit = stored["max_length"] or min(longest, 512)
-        query_length = query_max_length or stored["query_max_length"] or limit
-        if kept is not None:
-            query_length = min(query_length, longest - kept.num_more)
-            if kept.strategy == "fixed":
-                query_length = query_max_length or kept.length
-                kept = Expansion("fixed", min(query_length, longest), kept.attend)
+        lengths = lengths_within(stored, longest, query_max_length, doc_max_length)
+        if kept is not None and kept.strategy == "fixed":
+            lengths["query_max_length"] = min(query_max_length or kept.length, longest)
+            kept = Expansion("fixed", lengths["query_max_length"], kept.attend)
+        elif kept is not None:
+            lengths["query_max_length"] = min(lengths["query_max_length"], longest - kept.num_more)
         model = cls(
             encoder,
             tokenizer,
@@ -279,8 +285,7 @@ class ColbertModel(InteractionModel):
             normalize=stored["normalize"] if normalize is None else normalize,
             expansion=kept,
             skip_words=stored["skip_words"] if skip_words is None else skip_words,
-            query_max_length=min(query_length, longest),
-            doc_max_length=min(doc_max_length or stored["doc_max_length"] or limit, longest),
+            **lengths,
             query_prompt=prompts[0],
             doc_prompt=prompts[1],
         )
@@ -290,11 +295,8 @@ class ColbertModel(InteractionModel):
     def save_pretrained(self, path: str | Path) -> None:
         """Writes a folder that `MultiVectorEncoder(path)` and `ColbertModel.from_pretrained(path)` load."""
         folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.encoder.save_pretrained(folder)
+        self._save_parts(folder, self.encoder)
         longest = max(self.query_max_length, self.doc_max_length)
-        self.tokenizer.model_max_length = longest
-        self.tokenizer.save_pretrained(folder)
         lengths = {"query_length": self.query_max_length, "document_length": self.doc_max_length}
         expansion = None if self.expansion is None else {**asdict(self.expansion), "token": None}
         words = {"skiplist_words": list(self.skip_words), "skiplist_tasks": ["document"], "keep_only_token_ids": None}
@@ -311,7 +313,6 @@ class ColbertModel(InteractionModel):
             similarity="maxsim",
             prompts=(self.query_prompt, self.doc_prompt),
         )
-        write_json(folder / OWN_CONFIG, self.own_config())
 
 
 def _add_markers(encoder: PreTrainedModel, tokenizer: Any, prompts: tuple[str, str]) -> tuple[str, str]:

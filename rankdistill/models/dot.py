@@ -16,9 +16,9 @@ from transformers import AutoModel, PreTrainedModel
 
 from rankdistill.errors import BadDataError
 from rankdistill.models.backbone import config_with_layers, load_tokenizer, load_weights, max_positions, resolve
-from rankdistill.models.layout import load_dense, read_lengths, read_modules, read_prompts, write_layout
+from rankdistill.models.layout import lengths_within, load_dense, read_lengths, read_modules, read_prompts, write_layout
 from rankdistill.models.precision import choose_device
-from rankdistill.models.towers import OWN_CONFIG, BatchScores, Card, Tower, in_parts, read_json, write_json
+from rankdistill.models.towers import BatchScores, Card, Tower, in_parts, read_json
 
 __all__ = ["DotModel", "Pooling"]
 
@@ -137,16 +137,13 @@ class DotModel(Tower):
             projection = nn.Linear(int(config.hidden_size), projection_dim, bias=False)
         elif stored["dense"] is not None:
             projection = load_dense(path / stored["dense"])
-        longest = max_positions(config)
-        limit = stored["max_length"] or min(longest, 512)
         model = cls(
             encoder,
             tokenizer,
             pooling=pooling or stored["pooling"],
             projection=projection,
             normalize=stored["normalize"] if normalize is None else normalize,
-            query_max_length=min(query_max_length or stored["query_max_length"] or limit, longest),
-            doc_max_length=min(doc_max_length or stored["doc_max_length"] or limit, longest),
+            **lengths_within(stored, max_positions(config), query_max_length, doc_max_length),
             query_prompt=stored["query_prompt"],
             doc_prompt=stored["doc_prompt"],
         )
@@ -156,11 +153,8 @@ class DotModel(Tower):
     def save_pretrained(self, path: str | Path) -> None:
         """Writes a folder that `SentenceTransformer(path)` and `DotModel.from_pretrained(path)` load."""
         folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.encoder.save_pretrained(folder)
+        self._save_parts(folder, self.encoder)
         longest = max(self.query_max_length, self.doc_max_length)
-        self.tokenizer.model_max_length = longest
-        self.tokenizer.save_pretrained(folder)
         pooling = {"embedding_dimension": self.config.hidden_size, "pooling_mode": self.pooling, "include_prompt": True}
         write_layout(
             folder,
@@ -174,7 +168,6 @@ class DotModel(Tower):
             similarity="dot",
             prompts=(self.query_prompt, self.doc_prompt),
         )
-        write_json(folder / OWN_CONFIG, self.own_config())
 
 
 def _read_layout(path: Path) -> dict[str, Any]:

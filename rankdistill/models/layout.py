@@ -14,6 +14,7 @@ from rankdistill.models.towers import OWN_CONFIG, read_json, write_json
 
 __all__ = [
     "Module",
+    "lengths_within",
     "load_dense",
     "model_type",
     "read_lengths",
@@ -61,6 +62,17 @@ def read_lengths(path: Path, transformer: str) -> dict[str, int | None]:
         "query_max_length": own.get("query_max_length") or body.get("query_length"),
         "doc_max_length": own.get("doc_max_length") or body.get("document_length"),
         "max_length": stated,
+    }
+
+
+def lengths_within(
+    stated: Mapping[str, Any], longest: int, query_max_length: int | None, doc_max_length: int | None
+) -> dict[str, int]:
+    """The `query_max_length` and `doc_max_length` of a model: as asked for, or as `read_lengths` found; at most `longest`."""
+    limit = stated["max_length"] or min(longest, 512)
+    return {
+        "query_max_length": min(query_max_length or stated["query_max_length"] or limit, longest),
+        "doc_max_length": min(doc_max_length or stated["doc_max_length"] or limit, longest),
     }
 
 

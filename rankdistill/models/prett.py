@@ -24,11 +24,9 @@ from rankdistill.models.backbone import (
     resolve,
 )
 from rankdistill.models.precision import choose_device
-from rankdistill.models.towers import OWN_CONFIG, Card, InteractionModel, Kind, read_json, write_json
+from rankdistill.models.towers import CPU_PARTS, OWN_CONFIG, Card, InteractionModel, Kind, read_json
 
 __all__ = ["PrettBody", "PrettConfig", "PrettModel"]
-
-_CPU_PARTS = 4
 
 # Where each family keeps its layers. What they share: `embeddings` that take position ids, and layers that take states
 # and a mask and nothing else that depends on places (as MPNet's and DeBERTa's relative positions would).
@@ -207,7 +205,7 @@ class PrettModel(InteractionModel):
         lengths_P = mask_PL.sum(1)
         order = lengths_P.argsort()
         scores = []
-        for part in order.chunk(_CPU_PARTS):
+        for part in order.chunk(CPU_PARTS):
             used = mask_PL[part].argsort(dim=1, descending=True, stable=True)[:, : int(lengths_P[part].max())]
             chosen = part.unsqueeze(1), used
             scores.append(self.body.joint(states_PLD[chosen], mask_PL[chosen]))
@@ -278,7 +276,4 @@ class PrettModel(InteractionModel):
 
     def save_pretrained(self, path: str | Path) -> None:
         """Writes a folder that `PrettBody.from_pretrained(path)` and `PrettModel.from_pretrained(path)` load."""
-        self.body.save_pretrained(path)
-        self.tokenizer.model_max_length = max(self.query_max_length, self.doc_max_length)
-        self.tokenizer.save_pretrained(path)
-        write_json(Path(path) / OWN_CONFIG, self.own_config())
+        self._save_parts(Path(path), self.body)

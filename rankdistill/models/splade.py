@@ -15,9 +15,9 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel
 
 from rankdistill.errors import BadDataError
 from rankdistill.models.backbone import config_with_layers, load_tokenizer, load_weights, max_positions, resolve
-from rankdistill.models.layout import model_type, read_lengths, read_modules, read_prompts, write_layout
+from rankdistill.models.layout import lengths_within, model_type, read_lengths, read_modules, read_prompts, write_layout
 from rankdistill.models.precision import choose_device
-from rankdistill.models.towers import OWN_CONFIG, BatchScores, Card, Tower, in_parts, read_json, write_json
+from rankdistill.models.towers import OWN_CONFIG, BatchScores, Card, Tower, in_parts, read_json
 
 __all__ = ["SpladeModel", "flops"]
 
@@ -124,14 +124,11 @@ class SpladeModel(Tower):
         if not has_head:
             _start_head(mlm)
         tokenizer = load_tokenizer(str(body))
-        longest = max_positions(config)
-        lengths, prompts = read_lengths(path, transformer), read_prompts(path)
-        limit = lengths["max_length"] or min(longest, 512)
+        prompts = read_prompts(path)
         model = cls(
             mlm,
             tokenizer,
-            query_max_length=min(query_max_length or lengths["query_max_length"] or limit, longest),
-            doc_max_length=min(doc_max_length or lengths["doc_max_length"] or limit, longest),
+            **lengths_within(read_lengths(path, transformer), max_positions(config), query_max_length, doc_max_length),
             query_prompt=prompts[0],
             doc_prompt=prompts[1],
         )
@@ -141,11 +138,8 @@ class SpladeModel(Tower):
     def save_pretrained(self, path: str | Path) -> None:
         """Writes a folder that `SparseEncoder(path)` and `AutoModelForMaskedLM` load."""
         folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.mlm.save_pretrained(folder)
+        self._save_parts(folder, self.mlm)
         longest = max(self.query_max_length, self.doc_max_length)
-        self.tokenizer.model_max_length = longest
-        self.tokenizer.save_pretrained(folder)
         logits = {"text": {"method": "forward", "method_output_name": "logits"}}
         task = {"transformer_task": "fill-mask", "modality_config": logits, "module_output_name": "token_embeddings"}
         pooling = {"pooling_strategy": "max", "activation_function": "relu", "embedding_dimension": self.dim}
@@ -156,7 +150,6 @@ class SpladeModel(Tower):
             similarity="dot",
             prompts=(self.query_prompt, self.doc_prompt),
         )
-        write_json(folder / OWN_CONFIG, self.own_config())
 
 
 def flops(weights_BV: Tensor) -> Tensor:

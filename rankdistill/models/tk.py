@@ -16,7 +16,7 @@ from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from rankdistill.models.backbone import check_same, config_with_layers, load_tokenizer, load_weights, resolve
 from rankdistill.models.precision import choose_device
-from rankdistill.models.towers import OWN_CONFIG, Card, InteractionModel, Kind, read_json, write_json
+from rankdistill.models.towers import OWN_CONFIG, Card, InteractionModel, Kind, read_json
 from rankdistill.models.words import without_specials, word_tokenizer
 
 __all__ = ["Aggregation", "TKBody", "TKConfig", "TKModel"]
@@ -313,7 +313,4 @@ class TKModel(InteractionModel):
 
     def save_pretrained(self, path: str | Path) -> None:
         """Writes a folder that `TKBody.from_pretrained(path)` and `TKModel.from_pretrained(path)` load."""
-        self.body.save_pretrained(path)
-        self.tokenizer.model_max_length = max(self.query_max_length, self.doc_max_length)
-        self.tokenizer.save_pretrained(path)
-        write_json(Path(path) / OWN_CONFIG, self.own_config())
+        self._save_parts(Path(path), self.body)

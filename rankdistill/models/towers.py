@@ -15,10 +15,12 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from rankdistill.models.backbone import weights_fingerprint
 
 __all__ = [
+    "CPU_PARTS",
     "OWN_CONFIG",
     "BatchScores",
     "Card",
@@ -35,8 +37,8 @@ Kind = Literal["query", "document"]
 _T = TypeVar("_T")
 OWN_CONFIG = "rankdistill.json"
 
-# Quarters of a batch on the CPU, each padded to its own longest text.
-_CPU_PARTS = 4
+CPU_PARTS = 4
+"""Parts of a batch on the CPU, each padded to its own longest text."""
 
 
 @dataclass
@@ -153,6 +155,13 @@ class Tower(nn.Module):
     def save_pretrained(self, path: str | Path) -> None:
         """Writes a folder that `rankdistill.load` reads back."""
 
+    def _save_parts(self, folder: Path, body: PreTrainedModel) -> None:
+        """Writes what every checkpoint has: the body's weights, the tokenizer with its longest text, rankdistill.json."""
+        body.save_pretrained(folder)
+        self.tokenizer.model_max_length = max(self.query_max_length, self.doc_max_length)
+        self.tokenizer.save_pretrained(folder)
+        write_json(folder / OWN_CONFIG, self.own_config())
+
 
 class InteractionModel(Tower):
     """A model whose score of a pair comes from the states of both texts' tokens.
@@ -222,7 +231,7 @@ def in_parts(
         embedded_BLD = part.view(*ids.shape, -1)
         found.append([])
         for some_ids, states, masked in zip(
-            ids.chunk(_CPU_PARTS), embedded_BLD.chunk(_CPU_PARTS), mask.chunk(_CPU_PARTS), strict=True
+            ids.chunk(CPU_PARTS), embedded_BLD.chunk(CPU_PARTS), mask.chunk(CPU_PARTS), strict=True
         ):
             longest = int(masked.sum(1).max())
             found[-1].append(encode(some_ids[:, :longest], masked[:, :longest], kind, states[:, :longest]))

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from rankdistill.errors import MissingDependencyError, MissingIdsError
-from rankdistill.records import Run, ranked
+from rankdistill.records import Run
+from rankdistill.retrieval.topk import top_k
 
 if TYPE_CHECKING:
     from rankdistill.formats.collection import Collection
@@ -100,11 +101,7 @@ class BM25:
         for query_id, text in tqdm(queries.items(), desc="BM25", unit="query", disable=not progress):
             scores = self.scores(text)
             rows = np.flatnonzero(scores > 0)
-            if len(rows) > k:
-                at_cut = np.partition(scores[rows], len(rows) - k)[len(rows) - k]
-                rows = rows[scores[rows] >= at_cut]
-            found = zip(rows.tolist(), scores[rows].tolist(), strict=True)
-            run[query_id] = dict(ranked({self.doc_ids[row]: score for row, score in found}, k))
+            run[query_id] = top_k(self.doc_ids, rows, scores[rows], k)
         return run
 
     def scores(self, text: str) -> NDArray[np.float32]:

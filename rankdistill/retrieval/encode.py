@@ -20,14 +20,22 @@ from tqdm import tqdm
 from rankdistill.errors import BadStoreError
 from rankdistill.models.dot import DotModel
 from rankdistill.models.precision import autocast, fast_dtype
+from rankdistill.models.towers import Kind, Tower
 from rankdistill.retrieval.folders import VECTORS, fill_folder, open_folder
 
 if TYPE_CHECKING:
     from rankdistill.formats.collection import Collection
 
-__all__ = ["encode_collection", "encode_texts", "inference_mode", "length_sorted_batches", "load_vectors", "pad_batch"]
+__all__ = [
+    "encode_collection",
+    "encode_texts",
+    "in_batches",
+    "inference_mode",
+    "length_sorted_batches",
+    "load_vectors",
+    "pad_batch",
+]
 
-Kind = Literal["query", "document"]
 DTypeName = Literal["auto", "float32", "bfloat16", "fast"]
 
 # Texts tokenised at a time: enough for the sort by length to bring padding under 2 %, little enough for memory.
@@ -58,6 +66,30 @@ def encode_texts(
         [len(texts), D].
     """
     vectors = np.empty((len(texts), model.dim), dtype=np.float32)
+
+    def encode(rows: NDArray[np.int64], batch: dict[str, Tensor]) -> None:
+        vectors[rows] = model.vectors(**batch).float().cpu().numpy()
+
+    in_batches(model, texts, encode, kind=kind, batch_tokens=batch_tokens, dtype=dtype, progress=progress)
+    return vectors
+
+
+def in_batches(
+    model: Tower,
+    texts: Sequence[str],
+    encode: Callable[[NDArray[np.int64], dict[str, Tensor]], None],
+    *,
+    kind: Kind,
+    batch_tokens: int = 8192,
+    dtype: DTypeName = "auto",
+    progress: bool = True,
+) -> None:
+    """Hands texts to `encode(rows, batch)`, those of like length together; without gradients, in the wanted dtype.
+
+    Args:
+        encode: takes which texts they are, and their input_ids and attention_mask [B, L].
+        kind: as in `encode_texts`; so for `batch_tokens`, `dtype` and `progress`.
+    """
     with (
         tqdm(total=len(texts), desc=f"encode {kind}", unit="text", disable=not progress) as bar,
         inference_mode(model, dtype),
@@ -65,12 +97,9 @@ def encode_texts(
         for start in range(0, len(texts), _TOKENIZE_CHUNK):
             ids = model.tokenize(texts[start : start + _TOKENIZE_CHUNK], kind)
             for rows in length_sorted_batches(ids, batch_tokens):
-                output = model.vectors(
-                    **pad_batch(model.tokenizer, {"input_ids": [ids[row] for row in rows]}, model.device)
-                )
-                vectors[start + np.array(rows)] = output.float().cpu().numpy()
+                batch = pad_batch(model.tokenizer, {"input_ids": [ids[row] for row in rows]}, model.device)
+                encode(start + np.array(rows), batch)
                 bar.update(len(rows))
-    return vectors
 
 
 def length_sorted_batches(ids: Sequence[Sequence[int]], batch_tokens: int) -> Iterator[list[int]]:

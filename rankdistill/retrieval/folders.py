@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from rankdistill.errors import BadStoreError
+from rankdistill.formats.cache import save_json
 
 if TYPE_CHECKING:
     from rankdistill.formats.collection import Collection
@@ -93,7 +94,7 @@ def fill_folder(
     writer.begin(min(len(done) * shard_size, len(doc_ids)))
     if not path.is_file():
         (folder / "ids.txt").write_text("".join(f"{doc_id}\n" for doc_id in doc_ids), encoding="utf-8")
-        _write_manifest(path, {**wanted, "shards": done})
+        save_json(path, {**wanted, "shards": done}, indent=1)
     texts = (text for _, text in collection.docs())
     with tqdm(total=len(doc_ids), desc="encode document", unit="text", disable=not progress) as bar:
         for shard, start in enumerate(range(0, len(doc_ids), shard_size)):
@@ -103,7 +104,7 @@ def fill_folder(
             if known is None:
                 writer.write(start, shard_texts)  # the data first, then the word that they are there
                 done[str(shard)] = text_hash
-                _write_manifest(path, {**wanted, "shards": done})
+                save_json(path, {**wanted, "shards": done}, indent=1)
             elif known != text_hash:
                 expected = f"the texts that shard {shard} was made from"
                 raise BadStoreError(expected, "other texts of the same ids", _remedy(folder), str(path))
@@ -116,11 +117,7 @@ def open_folder(folder: Path, format: str) -> tuple[dict[str, Any], list[str]]:
     Raises:
         BadStoreError: if it isn't one, isn't finished, or its ids are others.
     """
-    path = folder / "manifest.json"
-    if not path.is_file():
-        remedy = "make one with `rankdistill encode`"
-        raise BadStoreError("a folder of vectors", "no manifest.json", remedy, str(folder))
-    manifest = read_manifest(path, format)
+    manifest = read_manifest(folder / "manifest.json", format)
     num_shards = -(-manifest["num_docs"] // manifest["shard_size"])
     if len(manifest["shards"]) != num_shards:
         found = f"{len(manifest['shards'])} of {num_shards} shards"
@@ -273,9 +270,12 @@ def read_manifest(path: Path, format: str | None = None) -> dict[str, Any]:
     """A manifest of `format`, or of any of our formats.
 
     Raises:
-        BadStoreError: if it's something else.
+        BadStoreError: if there's none, or it's something else.
     """
     known = (format,) if format else FORMATS
+    if not path.is_file():
+        remedy = "make one with `rankdistill encode`"
+        raise BadStoreError("a folder of vectors", f"no {path.name}", remedy, str(path.parent))
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         found = manifest["format"]
@@ -284,12 +284,6 @@ def read_manifest(path: Path, format: str | None = None) -> dict[str, Any]:
     if found not in known:
         raise BadStoreError(f"a manifest of format {' or '.join(known)}", str(found), _remedy(path.parent), str(path))
     return manifest
-
-
-def _write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _remedy(folder: Path) -> str:

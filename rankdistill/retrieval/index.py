@@ -15,12 +15,12 @@ from rankdistill.models.dot import DotModel
 from rankdistill.models.loading import Model
 from rankdistill.models.splade import SpladeModel
 from rankdistill.retrieval import sparse
-from rankdistill.retrieval.encode import DTypeName, encode_texts
+from rankdistill.retrieval.encode import DTypeName
 from rankdistill.retrieval.flat import Device, FlatIndex, faiss_module
 from rankdistill.retrieval.folders import index_facts
-from rankdistill.retrieval.precompute import Precomputed
-from rankdistill.retrieval.sparse import SparseIndex, encode_sparse
-from rankdistill.retrieval.states import TokenStates, encode_states
+from rankdistill.retrieval.precompute import Precomputed, encode
+from rankdistill.retrieval.sparse import SparseIndex
+from rankdistill.retrieval.states import TokenStates
 from rankdistill.retrieval.token_index import TokenIndex
 
 __all__ = [
@@ -68,16 +68,13 @@ def build_index(
     """
     if not searches(model):
         raise _only_reranks(model.architecture)
+    if isinstance(model, DotModel):
+        faiss_module()  # the door: before an hour of encoding, not after
     texts = dict(docs)
-    doc_ids, doc_texts = list(texts), list(texts.values())
-    settings: dict[str, Any] = {"kind": "document", "batch_tokens": batch_tokens, "dtype": dtype, "progress": progress}
-    if isinstance(model, ColbertModel):
-        return TokenIndex.build(encode_states(model, doc_texts, **settings), doc_ids, num_centroids)
-    if isinstance(model, SpladeModel):
-        return SparseIndex.build(encode_sparse(model, doc_texts, **settings), doc_ids)
-    assert isinstance(model, DotModel)
-    faiss_module()  # the door: before an hour of encoding, not after
-    return FlatIndex.build(encode_texts(model, doc_texts, **settings), doc_ids, device)
+    settings: dict[str, Any] = {"batch_tokens": batch_tokens, "dtype": dtype, "progress": progress}
+    encoded = encode(model, list(texts.values()), kind="document", **settings)
+    centroids = num_centroids if isinstance(model, ColbertModel) else None
+    return index_of(Precomputed(list(texts), encoded, model.architecture), device=device, num_centroids=centroids)
 
 
 def index_of(precomputed: Precomputed, *, device: Device = "auto", num_centroids: int | None = None) -> Index:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -14,16 +15,16 @@ from rankdistill.errors import BadDataError, BadStoreError
 from rankdistill.models.dot import DotModel
 from rankdistill.models.loading import Model
 from rankdistill.models.splade import SpladeModel
-from rankdistill.models.towers import InteractionModel
-from rankdistill.retrieval.encode import DTypeName, encode_collection, load_vectors
+from rankdistill.models.towers import InteractionModel, Kind
+from rankdistill.retrieval.encode import DTypeName, encode_collection, encode_texts, load_vectors
 from rankdistill.retrieval.folders import SPARSE, STATES, read_manifest
-from rankdistill.retrieval.sparse import encode_collection_sparse, load_sparse
-from rankdistill.retrieval.states import TokenStates, encode_collection_states, load_states
+from rankdistill.retrieval.sparse import encode_collection_sparse, encode_sparse, load_sparse
+from rankdistill.retrieval.states import TokenStates, encode_collection_states, encode_states, load_states
 
 if TYPE_CHECKING:
     from rankdistill.formats.collection import Collection
 
-__all__ = ["Encoded", "Precomputed", "load_precomputed", "precompute"]
+__all__ = ["Encoded", "Precomputed", "encode", "load_precomputed", "precompute"]
 
 Encoded: TypeAlias = "NDArray[Any] | TokenStates | csr_matrix"
 """Of many texts: vectors [N, D], states of their tokens, or weights of terms [N, V]."""
@@ -55,6 +56,35 @@ class Precomputed:
             array, noun, more = self.docs, "vectors", ""
         size = f"({array.dtype}, {array.nbytes / 1e6:,.1f} MB)"
         return f"{len(array):,} {noun} of width {array.shape[1]}{more} {size}"
+
+
+def encode(
+    model: Model,
+    texts: Sequence[str],
+    *,
+    kind: Kind,
+    batch_tokens: int = 8192,
+    dtype: DTypeName = "auto",
+    progress: bool = True,
+) -> Encoded:
+    """What a model makes of texts, in memory.
+
+    Args:
+        model: one that reads documents apart from queries.
+        kind: which side of a pair the texts are.
+        batch_tokens: as in `precompute`; so for `dtype` and `progress`.
+
+    Raises:
+        BadDataError: for a cross-encoder, which reads both together.
+    """
+    settings: dict[str, Any] = {"kind": kind, "batch_tokens": batch_tokens, "dtype": dtype, "progress": progress}
+    if isinstance(model, DotModel):
+        return encode_texts(model, texts, **settings)
+    if isinstance(model, SpladeModel):
+        return encode_sparse(model, texts, **settings)
+    if isinstance(model, InteractionModel):
+        return encode_states(model, texts, **settings)
+    raise _reads_together(model)
 
 
 def precompute(
@@ -105,7 +135,11 @@ def precompute(
         return encode_collection_sparse(model, collection, out_dir, min_weight=min_weight, **settings)
     if isinstance(model, InteractionModel):
         return encode_collection_states(model, collection, out_dir, **settings)
-    raise BadDataError(
+    raise _reads_together(model)
+
+
+def _reads_together(model: Model) -> BadDataError:
+    return BadDataError(
         "a model that reads documents apart from queries",
         f"a {model.architecture}, which reads them together",
         "re-rank with it: `rankdistill rerank`",
@@ -121,11 +155,7 @@ def load_precomputed(out_dir: str | os.PathLike[str], model: Model | None = None
     Raises:
         BadStoreError: the folder isn't one, isn't finished, or is another model's.
     """
-    path = Path(out_dir) / "manifest.json"
-    if not path.is_file():
-        remedy = "make one with `rankdistill encode`"
-        raise BadStoreError("a folder of vectors", "no manifest.json", remedy, os.fspath(out_dir))
-    manifest = read_manifest(path)
+    manifest = read_manifest(Path(out_dir) / "manifest.json")
     if model is not None and manifest["model"] != model.fingerprint():
         expected, found = f"vectors of the model {model.fingerprint()}", f"those of {manifest['model']}"
         raise BadStoreError(expected, found, "encode the collection with this model", os.fspath(out_dir))

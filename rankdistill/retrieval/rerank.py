@@ -17,7 +17,7 @@ from rankdistill.models.splade import SpladeModel
 from rankdistill.models.towers import InteractionModel
 from rankdistill.records import Run, ranked
 from rankdistill.retrieval.encode import DTypeName, encode_texts, inference_mode, length_sorted_batches, pad_batch
-from rankdistill.retrieval.precompute import Encoded, Precomputed
+from rankdistill.retrieval.precompute import Encoded, Precomputed, encode
 from rankdistill.retrieval.sparse import encode_sparse
 from rankdistill.retrieval.states import TokenStates, score_state_pairs
 
@@ -68,12 +68,7 @@ def score_pairs(
     settings: dict[str, Any] = {"batch_tokens": batch_tokens, "dtype": dtype, "progress": progress}
     if isinstance(model, InteractionModel):  # states of all docs at once might not fit
         return score_state_pairs(model, queries, docs, query_rows, doc_rows, **settings)
-    encoded: Encoded
-    if isinstance(model, SpladeModel):
-        encoded = encode_sparse(model, docs, kind="document", **settings)
-    else:
-        assert isinstance(model, DotModel)
-        encoded = encode_texts(model, docs, kind="document", **settings)
+    encoded = encode(model, docs, kind="document", **settings)
     return score_encoded(model, queries, encoded, query_rows, doc_rows, **settings)
 
 

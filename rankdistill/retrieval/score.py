@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from rankdistill.errors import BadStoreError
+from rankdistill.formats.cache import save_json
 from rankdistill.formats.collection import Collection, collection_from_texts, open_collection
 from rankdistill.formats.scores import write_scores
 from rankdistill.formats.trec import read_run
@@ -28,8 +29,8 @@ from rankdistill.models.loading import Model, load_model
 from rankdistill.options.scoring import ScoreOptions
 from rankdistill.records import ranked
 from rankdistill.retrieval.bm25 import bm25_scores
-from rankdistill.retrieval.encode import DTypeName, encode_collection, encode_texts, load_vectors
-from rankdistill.retrieval.rerank import score_pairs
+from rankdistill.retrieval.encode import DTypeName, encode_collection, load_vectors
+from rankdistill.retrieval.rerank import score_encoded, score_pairs
 
 __all__ = ["Pair", "score_file", "score_resumably"]
 
@@ -151,9 +152,7 @@ def _claim(partial: Path, job: dict[str, Any]) -> None:
             )
         return
     partial.mkdir(parents=True, exist_ok=True)
-    temporary = partial / "job.tmp"
-    temporary.write_text(json.dumps(job) + "\n", encoding="utf-8")
-    os.replace(temporary, manifest)
+    save_json(manifest, job)
 
 
 def _score_pairs(
@@ -200,13 +199,9 @@ def _score_dense(
     texts = collection_from_texts(docs, queries)
     encode_collection(model, texts, partial / "docs", shard_size=2000, dtype=dtype, progress=progress)
     doc_ids, docs_KD = load_vectors(partial / "docs")
-    queries_QD = encode_texts(model, list(queries.values()), kind="query", dtype=dtype, progress=progress)
     query_at = {query_id: row for row, query_id in enumerate(queries)}
     doc_at = {doc_id: row for row, doc_id in enumerate(doc_ids)}
-    scores = np.empty(len(pairs), np.float32)
-    for start in range(0, len(pairs), 1 << 16):
-        part = pairs[start : start + (1 << 16)]
-        left = queries_QD[[query_at[query_id] for query_id, _ in part]]
-        right = np.asarray(docs_KD[[doc_at[doc_id] for _, doc_id in part]], np.float32)
-        scores[start : start + len(part)] = np.einsum("pd,pd->p", left, right)
-    return scores
+    query_rows, doc_rows = (
+        np.array([at[pair[side]] for pair in pairs], np.int64) for side, at in enumerate((query_at, doc_at))
+    )
+    return score_encoded(model, list(queries.values()), docs_KD, query_rows, doc_rows, dtype=dtype, progress=progress)

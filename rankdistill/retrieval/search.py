@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +15,9 @@ from rankdistill.models.dot import DotModel
 from rankdistill.models.loading import Model
 from rankdistill.models.splade import SpladeModel
 from rankdistill.records import Run, ranked
-from rankdistill.retrieval.encode import DTypeName, encode_texts
+from rankdistill.retrieval.encode import DTypeName
 from rankdistill.retrieval.index import FlatIndex, Index, SparseIndex, TokenIndex
-from rankdistill.retrieval.sparse import encode_sparse
-from rankdistill.retrieval.states import encode_states
+from rankdistill.retrieval.precompute import encode
 
 __all__ = ["search", "search_vectors"]
 
@@ -25,6 +25,8 @@ __all__ = ["search", "search_vectors"]
 _QUERY_BLOCK = 256
 # Retrieved beyond k, to see whether the last place is shared. Mostly it isn't, and one search is enough.
 _MARGIN = 8
+# Which index searches for which model.
+_INDEX_OF = ((DotModel, FlatIndex), (ColbertModel, TokenIndex), (SpladeModel, SparseIndex))
 
 
 def search(
@@ -55,24 +57,17 @@ def search(
     Raises:
         BadDataError: if the index isn't one for this kind of model.
     """
-    if isinstance(model, ColbertModel) and isinstance(index, TokenIndex):
-        states = encode_states(
-            model, list(queries.values()), kind="query", batch_tokens=batch_tokens, dtype=dtype, progress=progress
-        )
-        by_id = {query_id: states[row] for row, query_id in enumerate(queries)}
-        return index.search(by_id, k, shortlist=shortlist, progress=progress)
-    if isinstance(model, SpladeModel) and isinstance(index, SparseIndex):
-        weights_QV = encode_sparse(
-            model, list(queries.values()), kind="query", batch_tokens=batch_tokens, dtype=dtype, progress=progress
-        )
-        return index.search({query_id: weights_QV[row] for row, query_id in enumerate(queries)}, k, progress=progress)
-    if not (isinstance(model, DotModel) and isinstance(index, FlatIndex)):
+    if not any(isinstance(model, kind) and isinstance(index, own) for kind, own in _INDEX_OF):
         found = f"a {type(index).__name__} and a {model.architecture} model"
         raise BadDataError("an index that was made with this model", found, "index what this model encoded")
-    vectors = encode_texts(
-        model, list(queries.values()), kind="query", batch_tokens=batch_tokens, dtype=dtype, progress=progress
-    )
-    return search_vectors(index, dict(zip(queries, vectors, strict=True)), k, progress=progress)
+    settings: dict[str, Any] = {"batch_tokens": batch_tokens, "dtype": dtype, "progress": progress}
+    encoded: Any = encode(model, list(queries.values()), kind="query", **settings)
+    by_id = {query_id: encoded[row] for row, query_id in enumerate(queries)}
+    if isinstance(index, TokenIndex):
+        return index.search(by_id, k, shortlist=shortlist, progress=progress)
+    if isinstance(index, SparseIndex):
+        return index.search(by_id, k, progress=progress)
+    return search_vectors(index, by_id, k, progress=progress)
 
 
 def search_vectors(

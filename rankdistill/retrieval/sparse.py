@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, vstack
+from torch import Tensor
 from tqdm import tqdm
 
 from rankdistill.models.splade import SpladeModel
 from rankdistill.models.towers import Kind
-from rankdistill.records import Run, ranked
-from rankdistill.retrieval.encode import DTypeName, inference_mode, length_sorted_batches, pad_batch
+from rankdistill.records import Run
+from rankdistill.retrieval.encode import DTypeName, in_batches
 from rankdistill.retrieval.folders import (
     SPARSE,
     Columns,
@@ -31,6 +32,7 @@ from rankdistill.retrieval.folders import (
     read_ragged,
     save_arrays,
 )
+from rankdistill.retrieval.topk import top_k
 
 if TYPE_CHECKING:
     from rankdistill.formats.collection import Collection
@@ -63,22 +65,18 @@ def encode_sparse(
         dtype: as in `encode_texts`.
         progress: show a bar on standard error.
     """
-    ids = model.tokenize(texts, kind)
     parts: list[csr_matrix] = []
-    order: list[int] = []
-    with (
-        tqdm(total=len(texts), desc=f"encode {kind}", unit="text", disable=not progress) as bar,
-        inference_mode(model, dtype),
-    ):
-        for rows in length_sorted_batches(ids, batch_tokens):
-            batch = pad_batch(model.tokenizer, {"input_ids": [ids[row] for row in rows]}, model.device)
-            weights_BV = model.vectors(batch["input_ids"], batch["attention_mask"])
-            parts.append(csr_matrix(weights_BV.masked_fill(weights_BV <= min_weight, 0.0).cpu().numpy()))
-            order += rows
-            bar.update(len(rows))
+    order: list[NDArray[np.int64]] = []
+
+    def encode(rows: NDArray[np.int64], batch: dict[str, Tensor]) -> None:
+        weights_BV = model.vectors(batch["input_ids"], batch["attention_mask"])
+        parts.append(csr_matrix(weights_BV.masked_fill(weights_BV <= min_weight, 0.0).cpu().numpy()))
+        order.append(rows)
+
+    in_batches(model, texts, encode, kind=kind, batch_tokens=batch_tokens, dtype=dtype, progress=progress)
     if not parts:
         return csr_matrix((0, model.dim), dtype=np.float32)
-    return vstack(parts, format="csr")[np.argsort(order)]
+    return vstack(parts, format="csr")[np.argsort(np.concatenate(order))]
 
 
 def encode_collection_sparse(
@@ -224,13 +222,6 @@ class SparseIndex:
                 scores_BN = weights_BV @ self.postings
                 for row, query_id in enumerate(block):
                     at = slice(scores_BN.indptr[row], scores_BN.indptr[row + 1])
-                    run[query_id] = self._best(scores_BN.indices[at], scores_BN.data[at], k)
+                    run[query_id] = top_k(self.doc_ids, scores_BN.indices[at], scores_BN.data[at], k)
                 bar.update(len(block))
         return run
-
-    def _best(self, rows: NDArray[Any], scores: NDArray[np.float32], k: int) -> dict[str, float]:
-        if len(rows) > k:  # ties at the cut are for `ranked` to decide
-            best = scores >= np.partition(scores, len(scores) - k)[len(scores) - k]
-            rows, scores = rows[best], scores[best]
-        found = {self.doc_ids[row]: float(score) for row, score in zip(rows, scores, strict=True)}
-        return dict(ranked(found, k))

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from rankdistill.models.towers import InteractionModel, Kind
-from rankdistill.retrieval.encode import DTypeName, inference_mode, length_sorted_batches, pad_batch
+from rankdistill.retrieval.encode import DTypeName, in_batches, inference_mode
 from rankdistill.retrieval.folders import STATES, Columns, RaggedWriter, fill_folder, open_folder, read_ragged
 
 if TYPE_CHECKING:
@@ -79,19 +79,15 @@ def encode_states(
         dtype: as in `encode_texts`.
         progress: show a bar on standard error.
     """
-    ids = model.tokenize(texts, kind)
     found: list[NDArray[np.float32]] = [np.zeros((0, model.dim), np.float32)] * len(texts)
-    with (
-        tqdm(total=len(texts), desc=f"encode {kind}", unit="text", disable=not progress) as bar,
-        inference_mode(model, dtype),
-    ):
-        for rows in length_sorted_batches(ids, batch_tokens):
-            batch = pad_batch(model.tokenizer, {"input_ids": [ids[row] for row in rows]}, model.device)
-            states_BLD, mask_BL = model.states(batch["input_ids"], batch["attention_mask"], kind)
-            masks = mask_BL.bool().cpu().numpy()
-            for row, states_LD, mask_L in zip(rows, states_BLD.float().cpu().numpy(), masks, strict=True):
-                found[row] = states_LD[mask_L]
-            bar.update(len(rows))
+
+    def encode(rows: NDArray[np.int64], batch: dict[str, Tensor]) -> None:
+        states_BLD, mask_BL = model.states(batch["input_ids"], batch["attention_mask"], kind)
+        masks = mask_BL.bool().cpu().numpy()
+        for row, states_LD, mask_L in zip(rows, states_BLD.float().cpu().numpy(), masks, strict=True):
+            found[row] = states_LD[mask_L]
+
+    in_batches(model, texts, encode, kind=kind, batch_tokens=batch_tokens, dtype=dtype, progress=progress)
     offsets = np.concatenate([[0], np.cumsum([len(states) for states in found], dtype=np.int64)])
     return TokenStates(np.concatenate(found) if found else np.zeros((0, model.dim), np.float32), offsets)
 

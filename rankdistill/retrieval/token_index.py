@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from rankdistill.models.maxsim import EMPTY_DOC_SCORE
-from rankdistill.records import Run, ranked
+from rankdistill.records import Run
 from rankdistill.retrieval.flat import faiss_module
 from rankdistill.retrieval.folders import load_arrays, save_arrays
 from rankdistill.retrieval.states import TokenStates
+from rankdistill.retrieval.topk import top_k
 
 __all__ = ["FORMAT", "Clusters", "TokenIndex"]
 
@@ -149,21 +150,14 @@ class TokenIndex:
                 for block in _blocks(queries):
                     scores_BM = self._exact([queries[query_id] for query_id in block], everything)
                     for query_id, scores in zip(block, scores_BM, strict=True):
-                        run[query_id] = self._best(everything, scores, k)
+                        run[query_id] = top_k(self.doc_ids, everything, scores, k)
                     bar.update(len(block))
                 return run
             for query_id, states_LD in queries.items():
                 rows = _shortlist(self.clusters, self.states.offsets, states_LD, max(k, shortlist), num_probes)
-                run[query_id] = self._best(rows, self._exact([states_LD], rows)[0], k)
+                run[query_id] = top_k(self.doc_ids, rows, self._exact([states_LD], rows)[0], k)
                 bar.update()
         return run
-
-    def _best(self, rows: NDArray[np.int64], scores: Array, k: int) -> dict[str, float]:
-        if len(rows) > k:  # ties at the cut are for `ranked` to decide
-            best = scores >= np.partition(scores, len(scores) - k)[len(scores) - k]
-            rows, scores = rows[best], scores[best]
-        found = {self.doc_ids[row]: float(score) for row, score in zip(rows, scores, strict=True)}
-        return dict(ranked(found, k))
 
     def _exact(self, queries: Sequence[Array], rows: NDArray[np.int64]) -> Array:
         """Scores [B, len(rows)] of queries with documents."""

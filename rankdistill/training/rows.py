@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rankdistill.data.batches import BatchPlan, Plan
+from rankdistill.data.batches import BatchPlan, Plan, row_blocks
 from rankdistill.data.tokens import TokenStore, pair_batch, pair_shape
 from rankdistill.data.transforms import ScoreTransform
 from rankdistill.errors import MissingIdsError
@@ -117,8 +117,7 @@ def place(
             raise MissingIdsError.among(ids, absent, what, remedy)
     if (query_rows < 0).any() or (doc_rows < 0).any():
         usable = []
-        for start in range(0, rows.num_rows, 1 << 20):
-            block = np.arange(start, min(start + (1 << 20), rows.num_rows))
+        for block in row_blocks(rows.num_rows):
             queries_B, docs_BN, _ = rows.gather(block)
             usable.append(block[(query_rows[queries_B] >= 0) & (doc_rows[docs_BN] >= 0).all(1)])
         kept = np.concatenate(usable)
@@ -190,8 +189,7 @@ class TowerSource(_Source):
 
     def _known_pairs(self) -> Array:
         parts = [np.zeros(0, np.int64)]
-        for start in range(0, self.placed.num_rows, 1 << 20):
-            block = np.arange(start, min(start + (1 << 20), self.placed.num_rows))
+        for block in row_blocks(self.placed.num_rows):
             query_rows_B, doc_rows_BN, _ = self.placed.gather(block)
             parts.append(np.unique(query_rows_B.astype(np.int64) * self._num_docs + doc_rows_BN[:, 0]))
         return np.unique(np.concatenate(parts))

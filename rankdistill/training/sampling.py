@@ -6,10 +6,10 @@ import numpy as np
 from accelerate import PartialState
 from numpy.typing import NDArray
 
-from rankdistill.data.batches import Plan
+from rankdistill.data.batches import Plan, row_blocks
 from rankdistill.data.tas import TASPlan, TASRows, read_clusters
 from rankdistill.data.tokens import TokenStore
-from rankdistill.formats.cache import cache_folder, fingerprint_of
+from rankdistill.formats.cache import cache_folder, fingerprint_of, save_array
 from rankdistill.formats.collection import Collection
 from rankdistill.options.training import MarginMSEOptions
 from rankdistill.retrieval.cluster import kmeans
@@ -57,8 +57,7 @@ def sampled_plan(
     if options.sampler == "shuffle":
         return batch_plan(options, placed, docs, world_size=world_size, rank=rank)
     queries_R, margins_R = np.empty(placed.num_rows, np.int64), np.empty(placed.num_rows, np.float32)
-    for start in range(0, placed.num_rows, 1 << 20):
-        block = np.arange(start, min(start + (1 << 20), placed.num_rows))
+    for block in row_blocks(placed.num_rows):
         queries_R[block], _, scores_BN = placed.gather(block)
         # Of many docs, the negative that is hardest to tell from the positive stands for its row.
         margins_R[block] = scores_BN[:, 0] - scores_BN[:, 1:].max(1)
@@ -94,9 +93,7 @@ def _made_clusters(
     if not path.is_file():
         cluster_of = np.full(collection.num_queries, -1)
         cluster_of[queries] = kmeans(vectors, num_clusters, seed=options.seed)
-        temporary = path.with_suffix(".tmp.npy")
-        np.save(temporary, cluster_of)
-        temporary.replace(path)
+        save_array(path, cluster_of)
     found: NDArray[np.int64] = np.load(path)
     return found
 

@@ -40,51 +40,27 @@ def new_student(options: MarginMSEOptions, collection: Collection | None = None)
         return _new_tk(options, collection)
     if not options.init:
         raise ValueError(f"a {options.student} student starts from an encoder: pass --init")
-    lengths = {"query_max_length": options.query_max_length, "doc_max_length": options.doc_max_length}
+    body: dict[str, Any] = {"device": "cpu", "num_layers": options.num_layers, "dropout": options.dropout}
     if options.student == "cross-encoder":
-        return CrossEncoderModel.from_pretrained(
-            options.init,
-            device="cpu",
-            num_layers=options.num_layers,
-            dropout=options.dropout,
-            max_length=options.query_max_length + options.doc_max_length,
-            new_head=True,
-        )
+        longest = options.query_max_length + options.doc_max_length
+        return CrossEncoderModel.from_pretrained(options.init, max_length=longest, new_head=True, **body)
+    body |= {"query_max_length": options.query_max_length, "doc_max_length": options.doc_max_length}
     if options.student == "colbert":
-        return _colbert(options)
+        return _colbert(options, body)
     if options.student == "splade":
-        return SpladeModel.from_pretrained(
-            options.init,
-            device="cpu",
-            num_layers=options.num_layers,
-            dropout=options.dropout,
-            new_head=options.splade.new_head,
-            **lengths,
-        )
+        return SpladeModel.from_pretrained(options.init, new_head=options.splade.new_head, **body)
     if options.student == "prett":
+        own = options.prett
         return PrettModel.from_pretrained(
-            options.init,
-            device="cpu",
-            num_layers=options.num_layers,
-            dropout=options.dropout,
-            join_layer=options.prett.join_layer,
-            compress_dim=options.prett.compress_dim,
-            **lengths,
+            options.init, join_layer=own.join_layer, compress_dim=own.compress_dim, **body
         )
     assert options.student == "dot"
     return DotModel.from_pretrained(
-        options.init,
-        device="cpu",
-        num_layers=options.num_layers,
-        dropout=options.dropout,
-        pooling=options.pooling,
-        projection_dim=options.projection_dim,
-        normalize=False,
-        **lengths,
+        options.init, pooling=options.pooling, projection_dim=options.projection_dim, normalize=False, **body
     )
 
 
-def _colbert(options: MarginMSEOptions) -> ColbertModel:
+def _colbert(options: MarginMSEOptions, body: dict[str, Any]) -> ColbertModel:
     own = options.colbert
     expansion: Expansion | None = None
     if own.expansion != "none":
@@ -92,16 +68,12 @@ def _colbert(options: MarginMSEOptions) -> ColbertModel:
         expansion = Expansion(own.expansion, length, own.attend_masks)
     return ColbertModel.from_pretrained(
         options.init,
-        device="cpu",
-        num_layers=options.num_layers,
-        dropout=options.dropout,
         dim=own.dim,
         normalize=own.normalize,
         expansion=expansion,
         markers=own.markers,
         skip_words=PUNCTUATION if own.skip_punctuation else (),
-        query_max_length=options.query_max_length,
-        doc_max_length=options.doc_max_length,
+        **body,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rankdistill.formats.cache import cache_folder
+from rankdistill.formats.cache import cache_folder, save_array
 from rankdistill.formats.collection import Collection
 from rankdistill.models.dot import DotModel
 from rankdistill.retrieval.encode import encode_collection, encode_texts, load_vectors
@@ -50,10 +50,7 @@ def _folder(model: DotModel, collection: Collection, cache_dir: Path | None) -> 
 def _queries(model: DotModel, collection: Collection, folder: Path) -> NDArray[Any]:
     queries = folder / "queries.npy"
     if not queries.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
         texts = collection.query_texts(list(collection.query_ids))
-        temporary = folder / "queries.tmp.npy"
-        np.save(temporary, encode_texts(model, texts, kind="query", dtype="fast"))
-        temporary.replace(queries)
+        save_array(queries, encode_texts(model, texts, kind="query", dtype="fast"))
     found: NDArray[Any] = np.load(queries, mmap_mode="r")
     return found

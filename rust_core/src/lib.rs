@@ -1,5 +1,6 @@
 //! The Rust core of rankdistill, without Python in it.
 
+mod disk;
 pub mod error;
 pub mod ids;
 pub mod permutation;

@@ -1,8 +1,9 @@
 //! Writing a score store. Memory grows with distinct ids (about 14 bytes each, plus the characters of those that aren't numbers), not with rows.
 
 use super::columns::{Columns, STRING};
-use super::store::{BLOCK_BYTES, Header, IdCounts, checksum_of};
+use super::store::{Header, IdCounts};
 use super::{BadCounts, Format};
+use crate::disk::{BLOCK_BYTES, checksum_of, hidden};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::IdTable;
 use std::fs::{self, File};
@@ -98,10 +99,7 @@ impl ScoreStoreWriter {
     /// # Errors
     /// `Io` if the folder can't be written.
     pub fn create(path: &Path, format: Format) -> Result<Self> {
-        let mut name = std::ffi::OsString::from(".");
-        name.push(path.file_name().unwrap_or_default());
-        name.push(format!(".{}.tmp", std::process::id()));
-        let temporary = path.with_file_name(name);
+        let temporary = hidden(path, "tmp");
         let failed = |error: io::Error| Error::io(&error, path);
         let mut file = File::create(&temporary).map_err(failed)?;
         file.seek(SeekFrom::Start(Header::BYTES as u64)).map_err(failed)?;

@@ -16,6 +16,7 @@ pub use table::{Normalize, Summary};
 
 use super::columns::{Columns, STRING};
 use super::{BadCounts, Format, ReaderOptions, ScoreFileWriter, ScoreReader};
+use crate::disk::hidden;
 use crate::error::{Error, ErrorKind, Result};
 use buckets::{Buckets, NUM_BUCKETS, Record, Streams, bucket_of, mix};
 use std::fs;
@@ -156,10 +157,7 @@ impl Merge {
             let expected = "normalize=\"none\" (--normalize none) for files of margins";
             return Err(Error::new(ErrorKind::BadArgument, expected, options.normalize.name(), remedy));
         }
-        let mut name = std::ffi::OsString::from(".");
-        name.push(output.file_name().unwrap_or_default());
-        name.push(format!(".{}.merge", std::process::id()));
-        let folder = output.with_file_name(name);
+        let folder = hidden(output, "merge");
         fs::create_dir(&folder).map_err(|error| Error::io(&error, &folder))?;
         let folder = Folder(folder);
         Ok(Self {

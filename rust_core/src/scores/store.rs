@@ -10,23 +10,15 @@
 
 use super::columns::STRING;
 use super::{BadCounts, Format};
+use crate::disk::{self, Checked, checksum_of};
 use crate::error::{Error, ErrorKind, Result};
 use memmap2::Mmap;
-use std::fs::File;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use xxhash_rust::xxh3::xxh3_64;
+use std::path::Path;
 
 const MAGIC: &[u8; 8] = b"RDSCORES";
 const VERSION: u32 = 1;
-/// The body is checksummed in blocks of this size.
-pub(super) const BLOCK_BYTES: usize = 64 << 10;
 const REMEDY: &str = "remove the file; it is compiled again on its next use, or by \"rankdistill scores compile\"";
-
-pub(super) fn checksum_of(bytes: &[u8]) -> u64 {
-    xxh3_64(bytes)
-}
 
 /// How many ids a list has, how many of them are strings, and how long those are together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -136,13 +128,10 @@ pub enum IdKind {
 /// A finished store, read-only.
 #[derive(Debug)]
 pub struct ScoreStore {
-    path: PathBuf,
-    map: Mmap,
+    file: Checked<Mmap>,
     header: Header,
     queries: IdsAt,
     docs: IdsAt,
-    /// Which blocks of the body have been compared with their checksum.
-    verified: Vec<AtomicBool>,
 }
 
 impl ScoreStore {
@@ -152,30 +141,17 @@ impl ScoreStore {
     /// `BadStore` if the file is torn, foreign or of another version, or its header was changed; `Io` if it can't be read.
     pub fn open(path: &Path) -> Result<Self> {
         let bad = |expected: String, found: String| Error::new(ErrorKind::BadStore, expected, found, REMEDY).at(path, None);
-        let file = File::open(path).map_err(|error| Error::io(&error, path))?;
-        // SAFETY: the file is only ever replaced by a rename, never written in place, so the mapped bytes don't change under us.
-        let map = unsafe { Mmap::map(&file) }.map_err(|error| Error::io(&error, path))?;
+        let map = disk::map(path)?;
         let header = Header::from_bytes(&map).map_err(|(expected, found)| bad(expected, found))?;
-        let fits = |(queries, docs, end): (IdsAt, IdsAt, u64)| {
-            let num_blocks = end.div_ceil(BLOCK_BYTES as u64);
-            let length = end.checked_add(num_blocks.checked_mul(8)?)?.checked_add(Header::BYTES as u64)?;
-            (end == header.body_bytes).then_some((queries, docs, num_blocks, length))
-        };
-        let layout = header.layout().and_then(fits);
-        let (queries, docs, num_blocks, length) = layout.ok_or_else(|| bad("sizes that fit together".into(), "others".into()))?;
-        if map.len() as u64 != length {
-            return Err(bad(format!("{length} bytes"), format!("{}, so it is torn", map.len())));
-        }
-        if checksum_of(&map[Header::BYTES + header.body_bytes as usize..]) != header.table_checksum {
-            return Err(bad("the checksum table that was written".into(), "a changed one".into()));
-        }
-        let verified = (0..num_blocks).map(|_| AtomicBool::new(false)).collect();
-        Ok(Self { path: path.into(), map, header, queries, docs, verified })
+        let layout = header.layout().filter(|(_, _, end)| *end == header.body_bytes);
+        let (queries, docs, end) = layout.ok_or_else(|| bad("sizes that fit together".into(), "others".into()))?;
+        let file = Checked::new(map, Some(path.into()), REMEDY, Header::BYTES, end, Some(header.table_checksum))?;
+        Ok(Self { file, header, queries, docs })
     }
 
     /// The file.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.file.path().expect("stores are opened from files")
     }
 
     /// How many rows it holds.
@@ -215,50 +191,12 @@ impl ScoreStore {
         }
     }
 
-    fn bad(&self, expected: impl Into<String>, found: impl Into<String>) -> Error {
-        Error::new(ErrorKind::BadStore, expected, found, REMEDY).at(&self.path, None)
-    }
-
-    fn whole_body(&self) -> &[u8] {
-        &self.map[Header::BYTES..Header::BYTES + self.header.body_bytes as usize]
-    }
-
-    /// Bytes of the body, compared with their checksums if that hasn't been done.
-    #[inline]
-    fn body(&self, range: Range<usize>) -> Result<&[u8]> {
-        let body = self.whole_body();
-        let bytes = body.get(range.clone()).ok_or_else(|| self.bad("places inside the body", "others"))?;
-        if !bytes.is_empty() {
-            for block in range.start / BLOCK_BYTES..=(range.end - 1) / BLOCK_BYTES {
-                if !self.verified[block].load(Ordering::Relaxed) {
-                    self.verify_block(block)?;
-                }
-            }
-        }
-        Ok(bytes)
-    }
-
-    #[cold]
-    fn verify_block(&self, block: usize) -> Result<()> {
-        let body = self.whole_body();
-        let bytes = &body[block * BLOCK_BYTES..body.len().min((block + 1) * BLOCK_BYTES)];
-        let at = Header::BYTES + body.len() + 8 * block;
-        let written = u64::from_le_bytes(self.map[at..at + 8].try_into().expect("8 bytes"));
-        if checksum_of(bytes) != written {
-            let first = Header::BYTES + block * BLOCK_BYTES;
-            let expected = format!("bytes {first} to {} as they were written", first + bytes.len());
-            return Err(self.bad(expected, "changed ones (their checksum differs)"));
-        }
-        self.verified[block].store(true, Ordering::Relaxed);
-        Ok(())
-    }
-
     /// Compares everything with its checksum, at once.
     ///
     /// # Errors
     /// `BadStore` if a byte was changed.
     pub fn verify(&self) -> Result<()> {
-        (0..self.verified.len()).try_for_each(|block| self.verify_block(block))
+        self.file.verify()
     }
 
     /// Queries [B], docs [B x N] and scores [B x N] of the given rows, as dense indices.
@@ -274,10 +212,10 @@ impl ScoreStore {
         for &row in rows {
             if row < 0 || row as u64 >= self.header.num_rows {
                 let expected = format!("rows from 0 to {}", self.header.num_rows as i64 - 1);
-                return Err(Error::new(ErrorKind::BadArgument, expected, row.to_string(), "").at(&self.path, None));
+                return Err(Error::new(ErrorKind::BadArgument, expected, row.to_string(), "").at(self.path(), None));
             }
             let at = row as usize * row_bytes;
-            let (words, _) = self.body(at..at + row_bytes)?.as_chunks::<4>();
+            let (words, _) = self.file.body(at..at + row_bytes)?.as_chunks::<4>();
             queries.push(u32::from_le_bytes(words[0]));
             docs.extend(words[1..=width].iter().map(|word| u32::from_le_bytes(*word)));
             scores.extend(words[1 + width..].iter().map(|word| f32::from_le_bytes(*word)));
@@ -293,9 +231,10 @@ impl ScoreStore {
         let (at, counts) = self.ids(kind);
         if range.end > counts.ids {
             let expected = format!("indices below {}", counts.ids);
-            return Err(Error::new(ErrorKind::BadArgument, expected, format!("{}", range.end - 1), "").at(&self.path, None));
+            return Err(Error::new(ErrorKind::BadArgument, expected, format!("{}", range.end - 1), "").at(self.path(), None));
         }
-        let value = |at: u64| self.body(at as usize..at as usize + 8).map(|word| u64::from_le_bytes(word.try_into().expect("8 bytes")));
+        let value =
+            |at: u64| self.file.body(at as usize..at as usize + 8).map(|word| u64::from_le_bytes(word.try_into().expect("8 bytes")));
         for index in range {
             let code = value(at.codes + 8 * index)?;
             if code & STRING == 0 {
@@ -304,15 +243,15 @@ impl ScoreStore {
             }
             let row = code & !STRING;
             if row >= counts.strings {
-                return Err(self.bad("ids inside their table", "others"));
+                return Err(self.file.bad("ids inside their table", "others"));
             }
             let start = if row == 0 { 0 } else { value(at.ends + 8 * (row - 1))? };
             let end = value(at.ends + 8 * row)?;
             if start > end || end > counts.string_bytes {
-                return Err(self.bad("ids inside their table", "others"));
+                return Err(self.file.bad("ids inside their table", "others"));
             }
-            let bytes = self.body((at.strings + start) as usize..(at.strings + end) as usize)?;
-            take(std::str::from_utf8(bytes).map_err(|_| self.bad("ids in UTF-8", "others"))?);
+            let bytes = self.file.body((at.strings + start) as usize..(at.strings + end) as usize)?;
+            take(std::str::from_utf8(bytes).map_err(|_| self.file.bad("ids in UTF-8", "others"))?);
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use super::columns::{Columns, STRING};
 use super::{Format, excerpt};
+use crate::disk::hidden;
 use crate::error::{Error, ErrorKind, Result};
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -69,10 +70,7 @@ impl ScoreFileWriter {
     /// # Errors
     /// `Io` if the folder can't be written.
     pub fn create(path: &Path, format: Format) -> Result<Self> {
-        let mut name = std::ffi::OsString::from(".");
-        name.push(path.file_name().unwrap_or_default());
-        name.push(format!(".{}.tmp", std::process::id()));
-        let temporary = path.with_file_name(name);
+        let temporary = hidden(path, "tmp");
         let output = Some(Output::create(&temporary, path).map_err(|error| Error::io(&error, path))?);
         Ok(Self { path: path.into(), temporary, output, format, pending: Vec::with_capacity(PIECE_BYTES + 4096), num_rows: 0 })
     }

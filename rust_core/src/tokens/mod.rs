@@ -12,9 +12,9 @@ mod write;
 pub use batch::{PaddedBatch, PairShape};
 pub use write::TokenWriter;
 
+use crate::disk;
 use crate::error::{Error, ErrorKind, Result};
 use memmap2::Mmap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
@@ -99,9 +99,7 @@ impl TokenStore {
     /// `BadStore` if the file is torn, changed, foreign or of another version; `Io` if it can't be read.
     pub fn open(path: &Path, verify: bool) -> Result<Self> {
         let bad = |expected: &str, found: String| Error::new(ErrorKind::BadStore, expected, found, REMEDY).at(path, None);
-        let file = File::open(path).map_err(|error| Error::io(&error, path))?;
-        // SAFETY: the file is only ever replaced by a rename, never written in place, so the mapped bytes don't change under us.
-        let map = unsafe { Mmap::map(&file) }.map_err(|error| Error::io(&error, path))?;
+        let map = disk::map(path)?;
         if map.len() < 12 || &map[..8] != MAGIC {
             return Err(bad("a token store of rankdistill", format!("{} bytes that don't begin with its magic", map.len())));
         }

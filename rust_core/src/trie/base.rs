@@ -4,17 +4,15 @@
 //! else a file holds, answers may be wrong, but nothing panics and nothing runs on: places are checked, and children stand behind
 //! their parents.
 
-use super::format::{BLOCK_BYTES, GROUP, Header, Layout, REMEDY, SAMPLE};
+use super::format::{GROUP, Header, Layout, REMEDY, SAMPLE};
 use super::labels::Labels;
 use super::{TrieInfo, WIDE};
+use crate::disk::{self, Checked};
 use crate::error::{Error, ErrorKind, Result};
 use memmap2::Mmap;
-use std::fs::File;
 use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
-use xxhash_rust::xxh3::xxh3_64;
 
 /// The delta of a node whose first child stands in the list of far ones.
 pub(super) const FAR: u16 = u16::MAX;
@@ -48,12 +46,9 @@ impl Deref for Bytes {
 /// One file of a trie, read-only.
 #[derive(Debug)]
 pub(super) struct Base {
-    path: Option<PathBuf>,
-    bytes: Bytes,
+    file: Checked<Bytes>,
     pub header: Header,
     layout: Layout,
-    /// Which blocks of the body have been compared with their checksum.
-    verified: Box<[AtomicBool]>,
     /// Bitmask rows of the wide nodes, made when they're first asked for.
     rows: Box<[OnceLock<Box<[i32]>>]>,
 }
@@ -61,10 +56,7 @@ pub(super) struct Base {
 impl Base {
     /// Maps a file.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|error| Error::io(&error, path))?;
-        // SAFETY: the file is only ever replaced by a rename, never written in place, so the mapped bytes don't change under us.
-        let map = unsafe { Mmap::map(&file) }.map_err(|error| Error::io(&error, path))?;
-        Self::new(Some(path.into()), Bytes::Mapped(map), false)
+        Self::new(Some(path.into()), Bytes::Mapped(disk::map(path)?), false)
     }
 
     /// Takes bytes that may be of any origin.
@@ -84,27 +76,21 @@ impl Base {
         };
         let (header, table_checksum) = Header::from_bytes(&bytes).map_err(|(expected, found)| bad(expected, found))?;
         let layout = header.layout();
-        let num_blocks = layout.end.div_ceil(BLOCK_BYTES);
-        let length = Header::BYTES + layout.end + 8 * num_blocks;
-        if bytes.len() != length {
-            return Err(bad(format!("{length} bytes"), format!("{}, so it is torn", bytes.len())));
-        }
-        if !verified && xxh3_64(&bytes[Header::BYTES + layout.end..]) != table_checksum {
-            return Err(bad("the checksum table that was written".into(), "a changed one".into()));
-        }
-        let verified = (0..num_blocks).map(|_| AtomicBool::new(verified)).collect();
+        let table_checksum = (!verified).then_some(table_checksum);
+        let file = Checked::new(bytes, path, REMEDY, Header::BYTES, layout.end as u64, table_checksum)?;
+        // After the check of the length, which the header's counts agree with.
         let rows = (0..header.num_wide).map(|_| OnceLock::new()).collect();
-        Ok(Self { path, bytes, header, layout, verified, rows })
+        Ok(Self { file, header, layout, rows })
     }
 
     /// The file, if it was opened from one.
     pub fn path(&self) -> Option<&Path> {
-        self.path.as_deref()
+        self.file.path()
     }
 
     /// The whole file.
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+        self.file.bytes()
     }
 
     pub fn info(&self) -> &TrieInfo {
@@ -112,43 +98,17 @@ impl Base {
     }
 
     pub(super) fn bad(&self, expected: impl Into<String>, found: impl Into<String>) -> Error {
-        let error = Error::new(ErrorKind::BadStore, expected, found, REMEDY);
-        if let Some(path) = &self.path { error.at(path, None) } else { error }
+        self.file.bad(expected, found)
     }
 
-    /// Bytes of the body, compared with their checksums if that hasn't been done.
     #[inline]
     fn body(&self, at: usize, length: usize) -> Result<&[u8]> {
-        let body = &self.bytes[Header::BYTES..Header::BYTES + self.layout.end];
-        let bytes = body.get(at..at + length).ok_or_else(|| self.bad("places inside the body", "others"))?;
-        if length > 0 {
-            for block in at / BLOCK_BYTES..=(at + length - 1) / BLOCK_BYTES {
-                if !self.verified[block].load(Ordering::Relaxed) {
-                    self.verify_block(block)?;
-                }
-            }
-        }
-        Ok(bytes)
-    }
-
-    #[cold]
-    fn verify_block(&self, block: usize) -> Result<()> {
-        let body = &self.bytes[Header::BYTES..Header::BYTES + self.layout.end];
-        let bytes = &body[block * BLOCK_BYTES..body.len().min((block + 1) * BLOCK_BYTES)];
-        let at = Header::BYTES + body.len() + 8 * block;
-        let written = u64::from_le_bytes(self.bytes[at..at + 8].try_into().expect("8 bytes"));
-        if xxh3_64(bytes) != written {
-            let first = Header::BYTES + block * BLOCK_BYTES;
-            let expected = format!("bytes {first} to {} as they were written", first + bytes.len());
-            return Err(self.bad(expected, "changed ones (their checksum differs)"));
-        }
-        self.verified[block].store(true, Ordering::Relaxed);
-        Ok(())
+        self.file.body(at..at + length)
     }
 
     /// Compares every block with its checksum.
     pub fn verify_checksums(&self) -> Result<()> {
-        (0..self.verified.len()).try_for_each(|block| self.verify_block(block))
+        self.file.verify()
     }
 
     #[inline]

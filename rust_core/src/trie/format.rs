@@ -4,16 +4,14 @@
 //! [`ALIGN`]), then the checksum of each [`BLOCK_BYTES`] of the body. A trie in memory is the same bytes, so there is one way to read.
 
 use super::TrieInfo;
+use crate::disk::{BLOCK_BYTES, checksum_of, hidden};
 use crate::error::{Error, ErrorKind, Result};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
-use xxhash_rust::xxh3::xxh3_64;
 
 const MAGIC: &[u8; 8] = b"RDTRIE\0\0";
 const VERSION: u32 = 1;
-/// The body is checksummed in blocks of this size.
-pub(super) const BLOCK_BYTES: usize = 64 << 10;
 const ALIGN: u64 = 64;
 /// Nodes that share one 32-bit base of their first children.
 pub(super) const GROUP: u32 = 64;
@@ -74,7 +72,7 @@ impl Header {
         bytes.extend(table_checksum.to_le_bytes());
         bytes.extend_from_slice(fingerprint.as_bytes());
         bytes.resize(Self::BYTES - 8, 0);
-        bytes.extend(xxh3_64(&bytes).to_le_bytes());
+        bytes.extend(checksum_of(&bytes).to_le_bytes());
         bytes.try_into().expect("fields that fit the header")
     }
 
@@ -88,7 +86,7 @@ impl Header {
         if u32_at(8) != VERSION {
             return Err((format!("version {VERSION} of the trie"), format!("version {}", u32_at(8))));
         }
-        if bytes.len() < Self::BYTES || xxh3_64(&bytes[..Self::BYTES - 8]) != u64_at(Self::BYTES - 8) {
+        if bytes.len() < Self::BYTES || checksum_of(&bytes[..Self::BYTES - 8]) != u64_at(Self::BYTES - 8) {
             return Err(("a whole header".into(), "one that is torn, or whose checksum differs".into()));
         }
         let fingerprint = String::from_utf8_lossy(&bytes[64..96]).trim_end_matches('\0').to_owned();
@@ -149,8 +147,8 @@ pub(super) fn seal(header: &Header, sections: [&[u8]; 8]) -> Vec<u8> {
         bytes.extend_from_slice(section);
     }
     assert_eq!(bytes.len(), Header::BYTES + layout.end, "sections as long as the header says");
-    let table: Vec<u8> = bytes[Header::BYTES..].chunks(BLOCK_BYTES).flat_map(|block| xxh3_64(block).to_le_bytes()).collect();
-    let head = header.to_bytes(xxh3_64(&table));
+    let table: Vec<u8> = bytes[Header::BYTES..].chunks(BLOCK_BYTES).flat_map(|block| checksum_of(block).to_le_bytes()).collect();
+    let head = header.to_bytes(checksum_of(&table));
     bytes[..Header::BYTES].copy_from_slice(&head);
     bytes.extend(table);
     bytes
@@ -158,13 +156,10 @@ pub(super) fn seal(header: &Header, sections: [&[u8]; 8]) -> Vec<u8> {
 
 /// Writes beside `path`, flushes, and gives the file its name.
 pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let Some(name) = path.file_name() else {
+    if path.file_name().is_none() {
         return Err(Error::new(ErrorKind::BadArgument, "the path of a file", path.display().to_string(), ""));
-    };
-    let mut hidden = std::ffi::OsString::from(".");
-    hidden.push(name);
-    hidden.push(format!(".{}.tmp", std::process::id()));
-    let temporary = path.with_file_name(hidden);
+    }
+    let temporary = hidden(path, "tmp");
     let write = || -> io::Result<()> {
         let mut file = File::create(&temporary)?;
         file.write_all(bytes)?;
