@@ -17,8 +17,15 @@ def main() -> None:
     parts = [f"# Results\n\n{intro}\n"]
     for path in sorted(RESULTS.glob("cross-architecture-*.json")):
         parts.append(cross_architecture(json.loads(path.read_text(encoding="utf-8"))))
-    sections = (("scores", scores), ("merge", merge), ("batches", batches), ("training", training), ("trie", trie))
-    for name, section in sections:
+    sections = {
+        "scores": scores,
+        "merge": merge,
+        "batches": batches,
+        "training": training,
+        "encode": encode,
+        "trie": trie,
+    }
+    for name, section in sections.items():
         path = RESULTS / f"bench-{name}.json"
         if path.is_file():
             parts.append(section(json.loads(path.read_text(encoding="utf-8"))))
@@ -98,6 +105,16 @@ def training(result: dict[str, Any]) -> str:
         "## Training steps\n\nMargin-MSE on the same rows: the first two layers of MiniLM, batches of 32, the best of "
         f"{len(next(iter(result['rounds'].values())))} rounds, by turns, each in a process of its own.\n\n"
         f"{render_table(result['rows'], style='markdown', decimals=3)}\n\n`python scripts/{' '.join(result['command'])}`\n"
+    )
+
+
+def encode(result: dict[str, Any]) -> str:
+    return (
+        f"## Encoding\n\n{result['num_docs']:,} documents of {result['collection']}, at most {result['max_length']} tokens, "
+        f"MiniLM; {result['threads']} threads, load {result['load_1min']:.1f}; each way in a process of its own, the best of "
+        f"{len(next(iter(result['rounds'].values())))} rounds. The lowest cosine is with sentence-transformers' vector of the "
+        f"same document; the same queries search each way's vectors.\n\n"
+        f"{render_table(result['rows'], style='markdown', decimals=4)}\n\n`python scripts/{' '.join(result['command'])}`\n"
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from rankdistill.errors import BadDataError
 from rankdistill.models.backbone import resolve
+from rankdistill.models.backends import Backend, compile_openvino
 from rankdistill.models.colbert import ColbertModel
 from rankdistill.models.cross_encoder import CrossEncoderModel
 from rankdistill.models.dot import DotModel
@@ -30,7 +31,7 @@ _OF_SENTENCE_TRANSFORMERS: dict[str, type[ColbertModel] | type[SpladeModel]] = {
 }
 
 
-def load_model(name_or_path: str | Path, *, device: str = "auto") -> Model:
+def load_model(name_or_path: str | Path, *, device: str = "auto", backend: Backend = "torch") -> Model:
     """The model in a folder: what its rankdistill.json says, or else what its layout tells.
 
     Without a rankdistill.json, modules of sentence-transformers tell by the class that wrote them; without those, a config
@@ -39,12 +40,21 @@ def load_model(name_or_path: str | Path, *, device: str = "auto") -> Model:
     Args:
         name_or_path: a folder, or a hub id.
         device: "auto", "cpu", "cuda", …
+        backend: what runs the body. "openvino" gives the same scores faster on a CPU, and is for inference only.
 
     Raises:
         FileNotFoundError: if there is no such folder, or no model in it.
-        BadDataError: if it's a model that isn't known here.
+        BadDataError: if it's a model that isn't known here, or not to the backend.
+        MissingDependencyError: without the backend's package.
     """
-    path = Path(resolve(str(name_or_path)))
+    if backend == "openvino":
+        model = _load(Path(resolve(str(name_or_path))), "cpu" if device == "auto" else device)
+        compile_openvino(model)
+        return model
+    return _load(Path(resolve(str(name_or_path))), device)
+
+
+def _load(path: Path, device: str) -> Model:
     architecture = read_json(path / OWN_CONFIG).get("architecture")
     if architecture is not None:
         kind = ARCHITECTURES.get(architecture)

@@ -72,5 +72,8 @@ class ScoreOptions:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to score."""
 
+    backend: Literal["torch", "openvino"] = "torch"
+    """What runs the teacher. openvino gives the same scores faster on a CPU (pip install 'rankdistill[openvino]')."""
+
     chunk_pairs: int = 2048
     """Pairs scored between two points from which an interrupted run goes on."""

@@ -23,7 +23,7 @@ __all__ = ["run_encode", "run_index", "run_rerank", "run_search"]
 
 def run_encode(options: EncodeOptions) -> None:
     """Encodes a collection's documents into a folder."""
-    model = load_model(options.model, device=options.device)
+    model = load_model(options.model, device=options.device, backend=options.backend)
     collection = open_collection(options.collection)
     start = time.perf_counter()
     precompute(
@@ -64,7 +64,7 @@ def run_search(options: SearchOptions) -> Run:
         run = bm25.search(queries, options.k)
         latency = measure_latency(lambda text: bm25.search({"": text}, options.k, progress=False), timed)
     else:
-        model = load_model(options.model, device=options.device)
+        model = load_model(options.model, device=options.device, backend=options.backend)
         index = load_index(options.index, options.faiss_device)
         settings: dict[str, Any] = {"shortlist": options.shortlist, "dtype": options.dtype}
         run = search(model, index, queries, options.k, batch_tokens=options.batch_tokens, **settings)
@@ -75,7 +75,7 @@ def run_search(options: SearchOptions) -> Run:
 
 def run_rerank(options: RerankOptions) -> Run:
     """Re-ranks a run, and writes the result."""
-    model = load_model(options.model, device=options.device)
+    model = load_model(options.model, device=options.device, backend=options.backend)
     collection = open_collection(options.collection)
     candidates = read_run(options.run)
     precomputed = load_precomputed(options.vectors, model) if options.vectors is not None else None

@@ -64,6 +64,7 @@ def measure_system(
         depth=options.depth,
         vectors_dir=options.output / "vectors" / (vectors or slug(spec)),
         device=options.device,
+        backend=options.backend,
         faiss_device=options.faiss_device,
         batch_tokens=options.batch_tokens,
         dtype=options.dtype,

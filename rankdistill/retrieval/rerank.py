@@ -16,7 +16,14 @@ from rankdistill.models.loading import Model
 from rankdistill.models.splade import SpladeModel
 from rankdistill.models.towers import InteractionModel
 from rankdistill.records import Run, ranked
-from rankdistill.retrieval.encode import DTypeName, encode_texts, inference_mode, length_sorted_batches, pad_batch
+from rankdistill.retrieval.encode import (
+    DTypeName,
+    at_once,
+    encode_texts,
+    inference_mode,
+    length_sorted_batches,
+    pad_batch,
+)
 from rankdistill.retrieval.precompute import Encoded, Precomputed, encode
 from rankdistill.retrieval.sparse import encode_sparse
 from rankdistill.retrieval.states import TokenStates, score_state_pairs
@@ -119,7 +126,7 @@ def _score_together(
         for start in range(0, len(pairs), _PAIR_CHUNK):
             chunk = pairs[start : start + _PAIR_CHUNK]
             encoded = model.tokenize_pairs([query for query, _ in chunk], [doc for _, doc in chunk])
-            for batch in length_sorted_batches(encoded["input_ids"], batch_tokens):
+            for batch in length_sorted_batches(encoded["input_ids"], at_once(model.device, batch_tokens)):
                 columns = {name: [values[row] for row in batch] for name, values in encoded.items()}
                 output = model.scores(**pad_batch(model.tokenizer, columns, model.device))
                 scores[start + np.array(batch)] = output.float().cpu().numpy()

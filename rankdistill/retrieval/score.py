@@ -24,6 +24,7 @@ from rankdistill.formats.collection import Collection, collection_from_texts, op
 from rankdistill.formats.scores import write_scores
 from rankdistill.formats.trec import read_run
 from rankdistill.formats.triples import read_triples
+from rankdistill.models.backends import Backend
 from rankdistill.models.dot import DotModel
 from rankdistill.models.loading import Model, load_model
 from rankdistill.options.scoring import ScoreOptions
@@ -65,6 +66,7 @@ def score_file(options: ScoreOptions) -> dict[str, int]:
         partial,
         dtype=options.dtype,
         device=options.device,
+        backend=options.backend,
         chunk=options.chunk_pairs,
     )
     by_pair = dict(zip(pairs, scores.tolist(), strict=True))
@@ -103,6 +105,7 @@ def score_resumably(
     *,
     dtype: DTypeName = "auto",
     device: str = "auto",
+    backend: Backend = "torch",
     chunk: int = 2048,
     progress: bool = True,
 ) -> NDArray[np.float32]:
@@ -123,8 +126,14 @@ def score_resumably(
     docs = dict(zip(doc_ids, collection.doc_texts(doc_ids), strict=True))
     if teacher == "bm25":
         return bm25_scores(collection, pairs)
-    model = load_model(teacher, device=device)
-    job = {"teacher": model.fingerprint(), "dtype": dtype, "chunk": chunk, "pairs": _hash_pairs(pairs, queries, docs)}
+    model = load_model(teacher, device=device, backend=backend)
+    job = {
+        "teacher": model.fingerprint(),
+        "dtype": dtype,
+        "backend": backend,
+        "chunk": chunk,
+        "pairs": _hash_pairs(pairs, queries, docs),
+    }
     _claim(partial, job)
     if isinstance(model, DotModel):
         return _score_dense(model, pairs, queries, docs, partial, dtype, progress)

@@ -16,6 +16,7 @@ import numpy as np
 
 from rankdistill.evaluation.latency import Latency, measure_latency
 from rankdistill.formats.trec import read_run
+from rankdistill.models.backends import Backend
 from rankdistill.models.dot import DotModel
 from rankdistill.models.loading import Model, load_model
 from rankdistill.records import Run, ranked
@@ -63,6 +64,7 @@ def rank(
     depth: int = 100,
     vectors_dir: str | os.PathLike[str] | None = None,
     device: str = "auto",
+    backend: Backend = "torch",
     faiss_device: Device = "auto",
     batch_tokens: int = 8192,
     dtype: DTypeName = "auto",
@@ -83,6 +85,7 @@ def rank(
         vectors_dir: where what a searching model made of the documents is kept, so that an interrupted run goes
             on and later ones reuse it; in memory without it.
         device: where the model runs.
+        backend: what runs it.
         faiss_device: where FAISS searches.
         batch_tokens: as in `encode_texts`; so for `dtype` and `progress`.
         latency_queries: queries to time one by one.
@@ -100,7 +103,7 @@ def rank(
         found = read_run(system)
         run = {query_id: dict(ranked(found[query_id], k)) for query_id in query_ids if query_id in found}
         return Ranking(run, "run", None, None, time.perf_counter() - start)
-    model = load_model(Path(system) if os.path.isdir(system) else os.fspath(system), device=device)
+    model = load_model(Path(system) if os.path.isdir(system) else os.fspath(system), device=device, backend=backend)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     if searches(model):
         if isinstance(model, DotModel):
