@@ -2,12 +2,13 @@
 
 For each collection: triples from BM25, teachers and their scores of the triples, and students of two layers. Teachers are trained
 on the same triples (a cross-encoder T1; a dot model of all six layers), or, where that takes a 2-core machine too long, both are
-MiniLM as it is published. All are measured on the same test queries. Four tables:
+MiniLM as it is published. All are measured on the same test queries. Five tables:
 
     teachers   one dot student, by what teaches it: labels, T1, a dense teacher's scores of the whole batch, mixtures
     students   dot, ColBERT, SPLADE, PreTT, TK and a cross-encoder, each alone (labels only), with T1, and with T2 (an ensemble)
     losses     the paper's ablation for two students: no teacher, weighted RankNet, pointwise MSE, Margin-MSE, KL
     scales     Margin-MSE by the teacher's scale, and by the number of negatives of a row
+    latency    what the students of `students` take for a query, and for the documents on disk: to be run on a quiet machine
 
     python eval/cross_architecture.py COLLECTION [--table students] [--data FOLDER] [--out runs/cross-architecture]
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,9 +31,12 @@ from study import COSINE_SCALE, MINILM, SETTINGS, SHARED, Study, table, write_re
 from rankdistill.evaluation.measures import evaluate
 from rankdistill.evaluation.report import render_table
 from rankdistill.models.dot import DotModel
-from rankdistill.models.loading import Model
+from rankdistill.models.loading import Model, load_model
 from rankdistill.options.students import ColbertOptions, PrettOptions, SpladeOptions, TKOptions
 from rankdistill.records import Run
+from rankdistill.retrieval.bm25 import bm25_search
+from rankdistill.retrieval.precompute import load_precomputed, precompute
+from rankdistill.retrieval.systems import rerank_latency
 
 BASELINE, NO_TEACHER = "labels only: InfoNCE", "no teacher: RankNet"
 # In-batch Margin-MSE also fits what the teacher says of hopeless docs, and on squad11dev x 5 did better than x 10 and x 20.
@@ -71,6 +76,7 @@ LOSSES: dict[str, dict[str, Any]] = {
     "Margin-MSE": {"loss": ("margin-mse",)},
     "KL": {"loss": ("kl",)},
 }
+TIMED_QUERIES = 10
 SCALES = (0.1, 0.3, 1.0, 3.0)
 NEGATIVES = (1, 3, 7)
 
@@ -139,19 +145,14 @@ def students(study: Study, seeds: list[int], only: list[str] | None) -> None:
     searched: dict[str, list[Run]] = {}
     seconds: dict[str, float] = {}
     for architecture, kind in chosen(STUDENTS, only).items():
-        in_batch = architecture in IN_BATCH
         for teacher in ("alone", "T1", "T2"):
             row = f"{architecture}, {teacher}"
-            options = dict(kind) if architecture == "dot" else kind | {"student": architecture}
-            if teacher == "alone":
-                options["loss"] = ("infonce",) if in_batch else ("ranknet",)
-            else:
-                options["loss"] = ("margin-mse:0.05", "infonce") if in_batch else ("margin-mse",)
+            options = student_options(architecture, kind, teacher)
             if teacher == "T2":
                 options["teacher_scale"] = ensemble_scale
             scores = ensemble if teacher == "T2" else None
             reranked[row], seconds[row] = train(study, row, seeds, scores, options, study.rerank, "-100")
-            if in_batch:
+            if architecture in IN_BATCH:
                 searched[row], _ = train(study, f"{row}, searching", seeds, scores, options, study.retrieve)
     baselines = {row: f"{row.split(',')[0]}, alone" for row in seconds}
     rows = table(study.qrels, reranked, baselines)
@@ -205,7 +206,46 @@ def scales(study: Study, seeds: list[int], only: list[str] | None) -> None:
     show(rows)
 
 
-TABLES = {"teachers": teachers, "students": students, "losses": losses, "scales": scales}
+def latency(study: Study, seeds: list[int], only: list[str] | None) -> None:
+    """Milliseconds for a query's first 100 and 1,000 candidates, documents' states precomputed where that can be done."""
+    started = time.perf_counter()
+    rows: list[dict[str, Any]] = []
+    query_ids = list(study.qrels)[:TIMED_QUERIES]
+    candidates = bm25_search(study.collection, query_ids, 1000)
+    settings: dict[str, Any] = {"batch_tokens": 8192, "dtype": "fast"}
+    for architecture, kind in chosen(STUDENTS, only).items():
+        name, folder, _ = study.student(seed=seeds[0], **student_options(architecture, kind, "alone"))
+        model, docs, size = load_model(folder), None, None
+        if architecture != "cross-encoder":
+            kept = study.out / "precomputed" / name
+            precompute(model, study.collection, kept, dtype="fast")
+            docs = load_precomputed(kept, model)
+            size = sum(file.stat().st_size for file in kept.iterdir() if file.suffix in (".npy", ".bin"))
+        row = {"student": architecture, "parameters": sum(weights.numel() for weights in model.parameters())}
+        for depth in (100, 1000):
+            measured = rerank_latency(
+                model, study.collection, candidates, len(query_ids), depth, **settings, precomputed=docs
+            )
+            row[f"ms at {depth}"] = None if measured is None else measured.p50_ms
+        rows.append(
+            row | {"bytes": size, "bytes a document": None if size is None else size / study.collection.num_docs}
+        )
+    write_result(
+        f"latency-{study.name}", study, started, num_queries=len(query_ids), load_1min=os.getloadavg()[0], rows=rows
+    )
+    print(render_table(rows, decimals=1))
+
+
+TABLES = {"teachers": teachers, "students": students, "losses": losses, "scales": scales, "latency": latency}
+
+
+def student_options(architecture: str, kind: dict[str, Any], teacher: str) -> dict[str, Any]:
+    """Of a student of `students` that is taught by labels ("alone"), T1 or T2."""
+    options = dict(kind) if architecture == "dot" else kind | {"student": architecture}
+    in_batch = architecture in IN_BATCH
+    if teacher == "alone":
+        return options | {"loss": ("infonce",) if in_batch else ("ranknet",)}
+    return options | {"loss": ("margin-mse:0.05", "infonce") if in_batch else ("margin-mse",)}
 
 
 def chosen(kinds: Mapping[str, dict[str, Any]], only: list[str] | None, *always: str) -> dict[str, dict[str, Any]]:

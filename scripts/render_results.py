@@ -15,8 +15,9 @@ RESULTS = ROOT / "eval" / "results"
 def main() -> None:
     intro = "Rendered by `make results` from `eval/results/*.json`; each section names the command that measured it."
     parts = [f"# Results\n\n{intro}\n"]
-    for path in sorted(RESULTS.glob("cross-architecture-*.json")):
-        parts.append(cross_architecture(json.loads(path.read_text(encoding="utf-8"))))
+    for name, section in (("teachers", teachers), ("students", students), ("losses", losses), ("scales", scales)):
+        for path in sorted(RESULTS.glob(f"{name}-*.json")):
+            parts.append(section(json.loads(path.read_text(encoding="utf-8"))))
     sections = {
         "scores": scores,
         "merge": merge,
@@ -32,25 +33,113 @@ def main() -> None:
     (ROOT / "docs" / "results.md").write_text("\n".join(parts), encoding="utf-8")
 
 
-def cross_architecture(result: dict[str, Any]) -> str:
-    setting = result["setting"]
-    rows = []
-    for row in result["rows"]:
-        p = row["p"]
-        against = "" if p is None else f"{row['wins']} : {row['losses']}"
-        shown = {key: row[key] for key in ("system", "nDCG@10", "RR@10", "R@100")}
-        rows.append(shown | {"p": "" if p is None else f"{p:.4f}", "wins : losses": against})
-    versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
+def teachers(result: dict[str, Any]) -> str:
     return (
-        f"## Does a teacher help? {result['collection']}\n\n"
+        f"## Does a teacher help? {result['collection']}\n\n{made(result)} The whole collection is searched. p: randomisation "
+        f"test on nDCG@10 against “{result['baseline']}”, Holm-corrected.\n\n"
+        f"{compared(result['rows'])}\n\n{by(result)}"
+    )
+
+
+def students(result: dict[str, Any]) -> str:
+    name = result["collection"]
+    found = (
+        f"## Students and teachers: {name}\n\n{made(result)} Alone: labels only, by InfoNCE for students that score all docs of "
+        "a batch (dot, colbert, splade), by RankNet on the triples for the others. T1: Margin-MSE with a cross-encoder's scores "
+        "(with InfoNCE where the student has it). T2: the same with the mean z-scores of unlike teachers. "
+        "p: randomisation test on nDCG@10 against the same student alone, Holm-corrected.\n\n"
+        f"Re-ranking BM25's first 100:\n\n{compared(result['reranked'])}\n\n"
+    )
+    if result["searched"]:
+        found += f"Searching the whole collection:\n\n{compared(result['searched'])}\n\n"
+    path = RESULTS / f"latency-{name}.json"
+    if path.is_file():
+        latency = json.loads(path.read_text(encoding="utf-8"))
+        rows = [{key: "" if value is None else value for key, value in row.items()} for row in latency["rows"]]
+        found += (
+            f"What they take: the median of {latency['num_queries']} queries one by one ({latency['threads']} threads, load "
+            f"{latency['load_1min']:.1f}), documents precomputed but for the cross-encoder.\n\n"
+            f"{render_table(rows, style='markdown', decimals=1)}\n\n`{latency['command']}`\n\n"
+            f"{figure(result, latency)}\n\n"
+        )
+    return found + by(result)
+
+
+def losses(result: dict[str, Any]) -> str:
+    return (
+        f"## Losses: {result['collection']}\n\n{made(result)} Each learns the rows' own docs only, from T1's scores, and re-ranks "
+        f"BM25's first 100. p: against the same student without a teacher.\n\n{compared(result['rows'])}\n\n{by(result)}"
+    )
+
+
+def scales(result: dict[str, Any]) -> str:
+    return (
+        f"## Scale and negatives: {result['collection']}\n\n{made(result)} A dot student by Margin-MSE alone, re-ranking BM25's "
+        "first 100: T1's scores of the triples times a factor; and T1's scores of a relevant doc and BM25's first others, as many "
+        f"steps each. p: against x 1, and against one negative.\n\n{compared(result['rows'])}\n\n{by(result)}"
+    )
+
+
+def made(result: dict[str, Any]) -> str:
+    """How students were made and measured."""
+    setting = result["setting"]
+    seeds = f" Means over the seeds {', '.join(map(str, result['seeds']))}." if len(result["seeds"]) > 1 else ""
+    return (
         f"Students: the first {result['num_layers']} layers of MiniLM, at most {setting['num_triples']:,} triples, "
         f"{setting['num_epochs']:g} epoch(s), learning rate {result['learning_rate']:g}, dropout {result['dropout']:g}, "
-        f"{setting['query_length']}/{setting['doc_length']} tokens; "
-        f"{result['num_test_queries']} test queries, the whole collection searched. "
-        f"p: randomisation test on nDCG@10 against “{result['baseline']}”, Holm-corrected.\n\n"
-        f"{render_table(rows, style='markdown', decimals=3)}\n\n"
-        f"`{result['command']}` ({versions}; {result['threads']} threads)\n"
+        f"{setting['query_length']}/{setting['doc_length']} tokens; {result['num_test_queries']} test queries.{seeds}"
     )
+
+
+def compared(rows: list[dict[str, Any]]) -> str:
+    """A table of systems with their tests."""
+    shown = []
+    for row in rows:
+        p = row["p"]
+        against = "" if p is None else f"{row['wins']} : {row['losses']}"
+        values = {key: row[key] for key in ("system", "nDCG@10", "RR@10", "R@100")}
+        shown.append(values | {"p": "" if p is None else f"{p:.4f}", "wins : losses": against})
+    return render_table(shown, style="markdown", decimals=3)
+
+
+def by(result: dict[str, Any]) -> str:
+    """The command that measured it."""
+    versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
+    return f"`{result['command']}` ({versions}; {result['threads']} threads)\n"
+
+
+def figure(result: dict[str, Any], latency: dict[str, Any]) -> str:
+    """Quality against latency, as the paper draws it: an arrow from each student alone to the one with T2."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "rankdistill"  # the same picture is the same file
+    from matplotlib import pyplot
+
+    quality = {row["system"]: row["nDCG@10"] for row in result["reranked"]}
+    drawing, axes = pyplot.subplots(figsize=(6.4, 4))
+    for row in latency["rows"]:
+        name, milliseconds = row["student"], row["ms at 1000"]
+        if f"{name}, T2" not in quality:
+            continue
+        alone, taught = quality[f"{name}, alone"], quality[f"{name}, T2"]
+        axes.annotate(
+            "", (milliseconds, taught), (milliseconds, alone), arrowprops={"arrowstyle": "->", "color": "grey"}
+        )
+        axes.plot([milliseconds], [alone], "o", color="white", markeredgecolor="black")
+        axes.plot([milliseconds], [taught], "o", color="black")
+        axes.annotate(name, (milliseconds, taught), xytext=(6, 0), textcoords="offset points", va="center")
+    axes.axhline(quality["BM25"], color="grey", linestyle=":", linewidth=1)
+    axes.annotate("BM25", (0.01, quality["BM25"]), xycoords=("axes fraction", "data"), va="bottom", color="grey")
+    axes.set_xscale("log")
+    axes.set_xlabel("milliseconds a query, 1,000 candidates")
+    axes.set_ylabel("nDCG@10, re-ranking BM25's first 100")
+    name = f"quality-latency-{result['collection']}.svg"
+    drawing.tight_layout()
+    (ROOT / "docs" / "figures").mkdir(exist_ok=True)
+    drawing.savefig(ROOT / "docs" / "figures" / name, metadata={"Date": None})
+    pyplot.close(drawing)
+    return f"![Quality against latency: hollow alone, filled with T2](figures/{name})"
 
 
 def scores(result: dict[str, Any]) -> str:
