@@ -185,6 +185,11 @@ class MarginMSEOptions(LossOptions, TrainingOptions):
     tk: TKOptions = field(default_factory=TKOptions)
     """For --student tk."""
 
+    mini_batch_size: int | None = None
+    """Texts that go through the student at once (pairs, where it reads both together); by default all of the batch. The
+    memory of a step is that of so many, whatever --batch-size (gradient caching); they are encoded twice, for about a
+    third more time."""
+
     query_max_length: int = 32
     """Tokens of a query that are read, specials included (the paper: 30)."""
 

@@ -43,6 +43,7 @@ def score_objective(
     weights: Mapping[str, float],
     options: LossOptions,
     penalties: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
+    mini_batch_size: int | None = None,
 ) -> Objective:
     """The weighted loss terms of a student's scores.
 
@@ -54,10 +55,11 @@ def score_objective(
         options: what the terms heed: temperature, the teacher's scale and so on.
         penalties: by the name of each of the student's own penalties its weight as a function of the step; others count
             nothing.
+        mini_batch_size: texts that go through the student at once, as in `Tower.forward`.
     """
 
     def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        found: BatchScores = model(batch)
+        found: BatchScores = model(batch, mini_batch_size)
         with torch.autocast(found.scores.device.type, enabled=False):  # losses in fp32
             terms = {}
             for name, weight in weights.items():
@@ -138,7 +140,7 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
         model,
         arguments,
         source=source,
-        objective=score_objective(weights, options, penalties),
+        objective=score_objective(weights, options, penalties, options.mini_batch_size),
         validate=_validation(options, collection) if with_dev else None,
         callbacks=[EarlyStoppingCallback(options.patience)] if with_dev and options.patience else None,
     )
