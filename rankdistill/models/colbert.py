@@ -165,6 +165,11 @@ class ColbertModel(InteractionModel):
                 f"expected queries filled to the {limit} tokens that they may have, found {expansion.length}"
             )
 
+    @property
+    def backbone(self) -> PreTrainedModel | None:
+        """As in `Tower.backbone`."""
+        return self.encoder
+
     def embed(self, input_ids: Tensor) -> Tensor:
         """As in `Tower.embed`."""
         embedded: Tensor = self.encoder.get_input_embeddings()(input_ids)

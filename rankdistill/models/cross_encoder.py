@@ -53,6 +53,12 @@ class CrossEncoderModel(nn.Module):
         """Where the weights are."""
         return next(self.parameters()).device
 
+    @property
+    def backbone(self) -> PreTrainedModel | None:
+        """As in `Tower.backbone`."""
+        body: Any = self.classifier.base_model
+        return body  # type: ignore[no-any-return]
+
     def forward(self, batch: Mapping[str, Tensor], mini_batch_size: int | None = None) -> BatchScores:
         """Scores [B, N] of a training batch of B rows of N docs.
 

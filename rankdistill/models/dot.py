@@ -61,6 +61,11 @@ class DotModel(Tower):
         self.config: Any = encoder.config
         self.dim: int = projection.out_features if projection is not None else int(encoder.config.hidden_size)
 
+    @property
+    def backbone(self) -> PreTrainedModel | None:
+        """As in `Tower.backbone`."""
+        return self.encoder
+
     def embed(self, input_ids: Tensor) -> Tensor:
         """The encoder's input embeddings of token ids of any shape, for `vectors(inputs_embeds=…)`."""
         embedded: Tensor = self.encoder.get_input_embeddings()(input_ids)

@@ -53,6 +53,12 @@ class SpladeModel(Tower):
         self.config: Any = mlm.config
         self.dim = int(mlm.config.vocab_size)
 
+    @property
+    def backbone(self) -> PreTrainedModel | None:
+        """As in `Tower.backbone`."""
+        body: Any = self.mlm.base_model
+        return body  # type: ignore[no-any-return]
+
     def embed(self, input_ids: Tensor) -> Tensor:
         """As in `Tower.embed`."""
         embedded: Tensor = self.mlm.get_input_embeddings()(input_ids)

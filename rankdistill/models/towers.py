@@ -119,6 +119,11 @@ class Tower(nn.Module):
         """Where the weights are."""
         return next(self.parameters()).device
 
+    @property
+    def backbone(self) -> PreTrainedModel | None:
+        """The encoder of transformers inside, whose family it has; None if there is none."""
+        return None
+
     def tokenize(self, texts: Sequence[str], kind: Kind) -> list[list[int]]:
         """Token ids of each text after its kind's prompt, specials included, cut at the length of its kind."""
         if not texts:  # which the tokenizer can't do

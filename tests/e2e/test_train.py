@@ -18,7 +18,9 @@ import torch
 from safetensors.numpy import load_file
 
 from rankdistill.formats.collection import open_collection
-from rankdistill.options.training import MarginMSEOptions, TeacherOptions
+from rankdistill.models.dot import DotModel
+from rankdistill.options.training import LoraOptions, MarginMSEOptions, TeacherOptions
+from rankdistill.retrieval.encode import encode_texts
 from rankdistill.training.margin_mse import train_margin_mse
 from rankdistill.training.teacher import train_teacher
 from tests.commandline import command
@@ -126,6 +128,35 @@ def test_mini_batches_change_nothing_and_are_resumed_to_the_last_bit(
     resumed_from(whole, 3, resumed)
     train_margin_mse(options(score_file, conala, tiny_bert_dir, resumed, resume=True, **more))
     assert_same_run(whole, resumed)
+
+
+def test_adapters_are_trained_resumed_to_the_last_bit_and_merged(
+    tmp_path: Path, score_file: Path, conala: Path, tiny_bert_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    more: dict[str, object] = {"max_steps": 8, "save_steps": 3, "keep_checkpoints": 9, "dtype": "float32"}
+    more |= {"lora": LoraOptions(rank=2, dropout=0.1), "projection_dim": 8, "dropout": 0.1, "learning_rate": 1e-2}
+    more |= {"dev_split": "test", "dev_queries": 5, "eval_steps": 3, "mini_batch_size": 5}
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    folder = train_margin_mse(options(score_file, conala, tiny_bert_dir, whole, **more))
+    num_trained = 2 * 2 * 2 * 2 * 32 + 8 * 32  # layers, query and value, A and B of rank 2; the projection
+    num_weights = num_trained + sum(values.size for values in load_file(tiny_bert_dir / "model.safetensors").values())
+    assert f"{num_trained:,} of {num_weights:,} weights are trained" in capsys.readouterr().err
+    config = json.loads((whole / "config.json").read_text())
+    assert (config["weights_trained"], config["weights"]) == (num_trained, num_weights)
+    kept = load_file(whole / "checkpoints" / "checkpoint-3" / "trained.safetensors")
+    assert sum(values.size for values in kept.values()) == num_trained
+    resumed_from(whole, 3, resumed)
+    train_margin_mse(options(score_file, conala, tiny_bert_dir, resumed, resume=True, **more))
+    assert_same_run(whole, resumed)
+    before, after = (load_file(path / "model.safetensors") for path in (tiny_bert_dir, folder))
+    assert before.keys() == after.keys()
+    assert {name.rsplit(".", 2)[1] for name in after if (after[name] != before[name]).any()} == {"query", "value"}
+    texts = ["sort a list", "read a file line by line"]
+    theirs = SentenceTransformer(str(folder), device="cpu").encode(texts)
+    ours = encode_texts(DotModel.from_pretrained(folder, device="cpu"), texts, kind="query", progress=False)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_a_resumed_run_keeps_the_dtype_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
