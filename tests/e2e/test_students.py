@@ -137,7 +137,7 @@ def test_a_student_retrieves_end_to_end(
     other = tmp_path / "other"
     train_margin_mse(options(student, score_file, conala, bodies[student], other, max_steps=1))
     with pytest.raises(
-        BadStoreError, match="expected an index made by the model .* search with the model that encoded"
+        BadStoreError, match=r"expected an index made by the model .* search with the model that encoded"
     ):
         run_search(SearchOptions(index=index, output=tmp_path / "d.run", **(common | {"model": str(other / "model")})))
     assert len(found) == 500
