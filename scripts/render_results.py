@@ -23,6 +23,7 @@ def main() -> None:
         "merge": merge,
         "batches": batches,
         "training": training,
+        "mini-batches": mini_batches,
         "encode": encode,
         "trie": trie,
     }
@@ -190,10 +191,38 @@ def batches(result: dict[str, Any]) -> str:
 
 
 def training(result: dict[str, Any]) -> str:
+    setting = result["setting"]
+    rows = [
+        {
+            "student": row["student"],
+            "dropout": f"{row['dropout']:g}",
+            "trainer": row["trainer"],
+            "ms a step": f"{row['ms a step']:.0f}",
+            "triples/s": f"{row['triples/s']:.1f}",
+            "times sentence-transformers' speed": "" if row["x"] is None else f"{row['x']:.2f}",
+            "with set-up (s)": f"{row['with set-up']:.1f}",
+            "loss, first and last 10 steps": f"{row['first loss']:.2f}, {row['last loss']:.2f}",
+        }
+        for row in result["rows"]
+    ]
     return (
-        "## Training steps\n\nMargin-MSE on the same rows: the first two layers of MiniLM, batches of 32, the best of "
-        f"{len(next(iter(result['rounds'].values())))} rounds, by turns, each in a process of its own.\n\n"
-        f"{render_table(result['rows'], style='markdown', decimals=3)}\n\n`python scripts/{' '.join(result['command'])}`\n"
+        f"## Training steps\n\nMargin-MSE on the same {int(setting['steps']) * int(setting['batch']):,} rows of "
+        f"{Path(setting['data']).name}: the first {setting['num_layers']} layers of MiniLM (TK: its embeddings), batches of "
+        f"{setting['batch']}, {setting['query_length']}/{setting['doc_length']} tokens, {setting['dtype']}, {setting['cores']} "
+        f"cores, load {setting['load_1min']} at the end. Both trainers start from the same folder; the best of "
+        f"{setting['rounds']} rounds, by turns, each in a process of its own. Our students have no dropout by default, "
+        "sentence-transformers keeps the checkpoint's 0.1.\n\n"
+        f"{render_table(rows, style='markdown')}\n\n`python scripts/{' '.join(result['command'])}`\n"
+    )
+
+
+def mini_batches(result: dict[str, Any]) -> str:
+    setting = result["setting"]
+    rows = [row | {"mini-batch": row["mini-batch"] or "none"} for row in result["rows"]]
+    return (
+        f"## Mini-batches\n\nTraining on {setting['data']} with batches of {setting['batch']}, the first "
+        f"{setting['num_layers']} layers of MiniLM, in fp32 on a CPU, with and without `--mini-batch-size`; memory is the whole "
+        f"process's peak.\n\n{render_table(rows, style='markdown', decimals=2)}\n\n`python scripts/{' '.join(result['command'])}`\n"
     )
 
 

@@ -36,7 +36,7 @@ from rankdistill.models.towers import (
     Card,
     InteractionModel,
     Kind,
-    in_parts,
+    Part,
     pad_cat,
     read_json,
 )
@@ -165,6 +165,11 @@ class ColbertModel(InteractionModel):
                 f"expected queries filled to the {limit} tokens that they may have, found {expansion.length}"
             )
 
+    @property
+    def backbone(self) -> PreTrainedModel | None:
+        """As in `Tower.backbone`."""
+        return self.encoder
+
     def embed(self, input_ids: Tensor) -> Tensor:
         """As in `Tower.embed`."""
         embedded: Tensor = self.encoder.get_input_embeddings()(input_ids)
@@ -177,25 +182,31 @@ class ColbertModel(InteractionModel):
         if kind == "query" and self.expansion is not None:
             input_ids, attention_mask = self._expand(input_ids, attention_mask)
             inputs_embeds = None
-        return self._states(input_ids, attention_mask, kind, inputs_embeds)
+        return self.represent(input_ids, attention_mask, kind, inputs_embeds)
 
     def _expand(self, input_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         assert self.expansion is not None
         return expand(input_ids, mask, self.expansion, self.tokenizer.mask_token_id, self.tokenizer.pad_token_id)
 
-    def _states(
-        self, input_ids: Tensor, mask_BL: Tensor, kind: Kind, inputs_embeds: Tensor | None
+    def sides(self, batch: Mapping[str, Tensor]) -> dict[Kind, tuple[Tensor, Tensor]]:
+        """As in `Tower.sides`, with the queries' [MASK]s put in: before the look-up, which is one for all tokens."""
+        found = super().sides(batch)
+        return found if self.expansion is None else found | {"query": self._expand(*found["query"])}
+
+    def represent(
+        self, input_ids: Tensor, attention_mask: Tensor, kind: Kind, inputs_embeds: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        attention_BL = mask_BL
+        """As in `Tower.represent`: states of tokens, of queries that have their [MASK]s."""
+        attention_BL = attention_mask
         if kind == "query" and self.expansion is not None and not self.expansion.attend:
             # The [MASK]s after the last other token; a query's text may have some of its own.
-            others_BL = mask_BL.bool() & (input_ids != self.tokenizer.mask_token_id)
-            attention_BL = others_BL.flip(1).cummax(1).values.flip(1).to(mask_BL.dtype)
+            others_BL = attention_mask.bool() & (input_ids != self.tokenizer.mask_token_id)
+            attention_BL = others_BL.flip(1).cummax(1).values.flip(1).to(attention_mask.dtype)
         given = {"input_ids": input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
         states_BLD: Tensor = self.projection(self.encoder(attention_mask=attention_BL, **given)[0]).float()
         if self.normalize:
             states_BLD = functional.normalize(states_BLD, dim=-1)
-        counts_BL = mask_BL.bool()
+        counts_BL = attention_mask.bool()
         if kind == "document" and len(self._skip_ids):
             counts_BL = counts_BL & ~torch.isin(input_ids, self._skip_ids)
         return states_BLD, counts_BL
@@ -204,12 +215,10 @@ class ColbertModel(InteractionModel):
         """As in `InteractionModel.interact`: MaxSim."""
         return maxsim_pairs(query_PLD, query_mask_PL, doc_PLD, doc_mask_PL)
 
-    def forward(self, batch: Mapping[str, Tensor]) -> BatchScores:
-        """Scores [B, M] of every query with every doc; as in `Tower.forward`."""
-        whole = dict(batch)
-        if self.expansion is not None:  # before the look-up, which is one for all tokens
-            whole["query_ids"], whole["query_mask"] = self._expand(batch["query_ids"], batch["query_mask"])
-        queries, docs = in_parts(self, whole, self._states)
+    def compare(
+        self, queries: Sequence[Part], docs: Sequence[Part], columns_BN: Tensor, mini_batch_size: int | None = None
+    ) -> BatchScores:
+        """Scores [B, M] of every query with every doc; as in `Tower.compare`."""
         query_BLD, query_mask_BL = pad_cat(queries)
         scores = [maxsim(query_BLD, query_mask_BL, *part) for part in docs]
         return BatchScores(torch.cat(scores, 1), in_batch=True)

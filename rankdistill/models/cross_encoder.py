@@ -20,7 +20,7 @@ from rankdistill.models.backbone import (
     weights_fingerprint,
 )
 from rankdistill.models.precision import choose_device
-from rankdistill.models.towers import OWN_CONFIG, BatchScores, Card, write_json
+from rankdistill.models.towers import OWN_CONFIG, BatchScores, Card, forgetting, write_json
 
 __all__ = ["CrossEncoderModel"]
 
@@ -53,14 +53,22 @@ class CrossEncoderModel(nn.Module):
         """Where the weights are."""
         return next(self.parameters()).device
 
-    def forward(self, batch: Mapping[str, Tensor]) -> BatchScores:
+    @property
+    def backbone(self) -> PreTrainedModel | None:
+        """As in `Tower.backbone`."""
+        body: Any = self.classifier.base_model
+        return body  # type: ignore[no-any-return]
+
+    def forward(self, batch: Mapping[str, Tensor], mini_batch_size: int | None = None) -> BatchScores:
         """Scores [B, N] of a training batch of B rows of N docs.
 
         Args:
             batch: input_ids/attention_mask[/token_type_ids] [B*N, L] and teacher_scores [B, N], whose shape counts.
+            mini_batch_size: pairs that go through the model at once; as in `Tower.forward`.
         """
-        inputs = {key: batch[key] for key in ("input_ids", "attention_mask", "token_type_ids") if key in batch}
-        return BatchScores(self.scores(**inputs).float().view(batch["teacher_scores"].shape), in_batch=False)
+        inputs = [batch[key] for key in ("input_ids", "attention_mask", "token_type_ids") if key in batch]
+        scores = torch.cat(forgetting(self.scores, inputs, mini_batch_size))
+        return BatchScores(scores.float().view(batch["teacher_scores"].shape), in_batch=False)
 
     def scores(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Scores [P] of tokenised pairs [P, L]."""

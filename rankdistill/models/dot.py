@@ -5,7 +5,7 @@ Checkpoints are SentenceTransformer folders: Transformer + Pooling [+ Dense] [+ 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from rankdistill.errors import BadDataError
 from rankdistill.models.backbone import config_with_layers, load_tokenizer, load_weights, max_positions, resolve
 from rankdistill.models.layout import lengths_within, load_dense, read_lengths, read_modules, read_prompts, write_layout
 from rankdistill.models.precision import choose_device
-from rankdistill.models.towers import BatchScores, Card, Tower, in_parts, read_json
+from rankdistill.models.towers import BatchScores, Card, Kind, Part, Tower, read_json
 
 __all__ = ["DotModel", "Pooling"]
 
@@ -61,6 +61,11 @@ class DotModel(Tower):
         self.config: Any = encoder.config
         self.dim: int = projection.out_features if projection is not None else int(encoder.config.hidden_size)
 
+    @property
+    def backbone(self) -> PreTrainedModel | None:
+        """As in `Tower.backbone`."""
+        return self.encoder
+
     def embed(self, input_ids: Tensor) -> Tensor:
         """The encoder's input embeddings of token ids of any shape, for `vectors(inputs_embeds=…)`."""
         embedded: Tensor = self.encoder.get_input_embeddings()(input_ids)
@@ -86,10 +91,17 @@ class DotModel(Tower):
             pooled = self.projection(pooled)
         return functional.normalize(pooled, dim=-1) if self.normalize else pooled
 
-    def forward(self, batch: Mapping[str, Tensor]) -> BatchScores:
-        """Scores [B, M] of every query with every doc of a training batch, in fp32; as in `Tower.forward`."""
-        queries, docs = in_parts(self, batch, lambda ids, mask, _, embeds: self.vectors(ids, mask, None, embeds))
-        queries_BD, docs_MD = torch.cat(queries).float(), torch.cat(docs).float()
+    def represent(
+        self, input_ids: Tensor, attention_mask: Tensor, kind: Kind, inputs_embeds: Tensor | None = None
+    ) -> Part:
+        """As in `Tower.represent`: `vectors`, of either kind."""
+        return (self.vectors(input_ids, attention_mask, None, inputs_embeds),)
+
+    def compare(
+        self, queries: Sequence[Part], docs: Sequence[Part], columns_BN: Tensor, mini_batch_size: int | None = None
+    ) -> BatchScores:
+        """Scores [B, M] of every query with every doc, in fp32; as in `Tower.compare`."""
+        queries_BD, docs_MD = (torch.cat([vectors for (vectors,) in side]).float() for side in (queries, docs))
         with torch.autocast(queries_BD.device.type, enabled=False):
             return BatchScores(queries_BD @ docs_MD.T, in_batch=True)
 

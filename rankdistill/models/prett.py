@@ -181,6 +181,12 @@ class PrettModel(InteractionModel):
                 f"positions (a document's begin after the longest query's), and this encoder has {longest}; take shorter ones"
             )
 
+    @property
+    def backbone(self) -> PreTrainedModel | None:
+        """As in `Tower.backbone`."""
+        body: PreTrainedModel = self.body.encoder
+        return body
+
     def embed(self, input_ids: Tensor) -> Tensor:
         """As in `Tower.embed`."""
         embedded: Tensor = self.body.encoder.get_input_embeddings()(input_ids)

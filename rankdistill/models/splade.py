@@ -5,7 +5,7 @@ Checkpoints are sentence-transformers' sparse encoders: Transformer (with its ma
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from rankdistill.errors import BadDataError
 from rankdistill.models.backbone import config_with_layers, load_tokenizer, load_weights, max_positions, resolve
 from rankdistill.models.layout import lengths_within, model_type, read_lengths, read_modules, read_prompts, write_layout
 from rankdistill.models.precision import choose_device
-from rankdistill.models.towers import OWN_CONFIG, BatchScores, Card, Tower, in_parts, read_json
+from rankdistill.models.towers import OWN_CONFIG, BatchScores, Card, Kind, Part, Tower, read_json
 
 __all__ = ["SpladeModel", "flops"]
 
@@ -30,7 +30,7 @@ _HEADS = ("cls.", "lm_head", "vocab_", "head.", "decoder", "predictions", "gener
 class SpladeModel(Tower):
     """A masked language model whose logits, at their largest over a text's tokens, weigh terms: log(1 + relu(logit)).
 
-    `forward` gives the penalties "flops-docs", "flops-queries" and "l1-queries", which make the weights sparse.
+    `compare` gives the penalties "flops-docs", "flops-queries" and "l1-queries", which make the weights sparse.
 
     Attributes:
         dim: number of terms V.
@@ -53,6 +53,12 @@ class SpladeModel(Tower):
         self.config: Any = mlm.config
         self.dim = int(mlm.config.vocab_size)
 
+    @property
+    def backbone(self) -> PreTrainedModel | None:
+        """As in `Tower.backbone`."""
+        body: Any = self.mlm.base_model
+        return body  # type: ignore[no-any-return]
+
     def embed(self, input_ids: Tensor) -> Tensor:
         """As in `Tower.embed`."""
         embedded: Tensor = self.mlm.get_input_embeddings()(input_ids)
@@ -72,10 +78,17 @@ class SpladeModel(Tower):
             parts.append(torch.log1p(torch.relu(best_BV.float())))
         return torch.cat(parts)
 
-    def forward(self, batch: Mapping[str, Tensor]) -> BatchScores:
-        """Scores [B, M] of every query with every doc of a training batch, and the penalties; as in `Tower.forward`."""
-        queries, docs = in_parts(self, batch, lambda ids, mask, _, embeds: self.vectors(ids, mask, embeds))
-        queries_BV, docs_MV = torch.cat(queries), torch.cat(docs)
+    def represent(
+        self, input_ids: Tensor, attention_mask: Tensor, kind: Kind, inputs_embeds: Tensor | None = None
+    ) -> Part:
+        """As in `Tower.represent`: `vectors`, of either kind."""
+        return (self.vectors(input_ids, attention_mask, inputs_embeds),)
+
+    def compare(
+        self, queries: Sequence[Part], docs: Sequence[Part], columns_BN: Tensor, mini_batch_size: int | None = None
+    ) -> BatchScores:
+        """Scores [B, M] of every query with every doc, and the penalties; as in `Tower.compare`."""
+        queries_BV, docs_MV = (torch.cat([weights for (weights,) in side]) for side in (queries, docs))
         with torch.autocast(queries_BV.device.type, enabled=False):
             penalties = {
                 "flops-docs": flops(docs_MV),

@@ -1,7 +1,7 @@
 """What students that read queries and documents apart have in common; the score of a pair comes from what each side became.
 
-A training batch goes through `forward` as a whole and comes out as a matrix of scores; what one side of a pair becomes
-(a vector, the states of its tokens) is each architecture's own.
+A training batch goes through `forward` in two steps: `represent` makes of each text what it becomes by itself (a vector, the
+states of its tokens), `compare` makes scores of that. Both are each architecture's own.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import json
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from rankdistill.models.backbone import weights_fingerprint
@@ -26,7 +28,9 @@ __all__ = [
     "Card",
     "InteractionModel",
     "Kind",
+    "Part",
     "Tower",
+    "forgetting",
     "in_parts",
     "pad_cat",
     "read_json",
@@ -34,7 +38,9 @@ __all__ = [
 ]
 
 Kind = Literal["query", "document"]
-_T = TypeVar("_T")
+Part: TypeAlias = tuple[Tensor, ...]
+"""What some texts of one side became: their vectors, or the states of their tokens and which of them count."""
+_T = TypeVar("_T", Tensor, Part)
 OWN_CONFIG = "rankdistill.json"
 
 CPU_PARTS = 4
@@ -113,6 +119,11 @@ class Tower(nn.Module):
         """Where the weights are."""
         return next(self.parameters()).device
 
+    @property
+    def backbone(self) -> PreTrainedModel | None:
+        """The encoder of transformers inside, whose family it has; None if there is none."""
+        return None
+
     def tokenize(self, texts: Sequence[str], kind: Kind) -> list[list[int]]:
         """Token ids of each text after its kind's prompt, specials included, cut at the length of its kind."""
         if not texts:  # which the tokenizer can't do
@@ -142,14 +153,50 @@ class Tower(nn.Module):
     def embed(self, input_ids: Tensor) -> Tensor:
         """Input embeddings of token ids of any shape."""
 
+    def sides(self, batch: Mapping[str, Tensor]) -> dict[Kind, tuple[Tensor, Tensor]]:
+        """Token ids and mask of a batch's queries and of its docs, as `represent` takes them."""
+        return {"query": (batch["query_ids"], batch["query_mask"]), "document": (batch["doc_ids"], batch["doc_mask"])}
+
     @abstractmethod
-    def forward(self, batch: Mapping[str, Tensor]) -> BatchScores:
+    def represent(
+        self, input_ids: Tensor, attention_mask: Tensor, kind: Kind, inputs_embeds: Tensor | None = None
+    ) -> Part:
+        """What texts become by themselves; gradients flow.
+
+        Args:
+            input_ids: [B, L].
+            attention_mask: [B, L].
+            kind: which side of a pair they are.
+            inputs_embeds: the ids' input embeddings [B, L, D], where they have been looked up already.
+        """
+
+    @abstractmethod
+    def compare(
+        self, queries: Sequence[Part], docs: Sequence[Part], columns_BN: Tensor, mini_batch_size: int | None = None
+    ) -> BatchScores:
+        """Scores of a batch from what its texts became.
+
+        Args:
+            queries: of all queries, in any number of parts; so for `docs`.
+            columns_BN: which docs are each row's own.
+            mini_batch_size: as in `forward`, for what has to read pairs.
+        """
+
+    def forward(self, batch: Mapping[str, Tensor], mini_batch_size: int | None = None) -> BatchScores:
         """Scores of a training batch.
 
         Args:
             batch: query_ids/query_mask [B, L], doc_ids/doc_mask [M, L] of the M distinct docs, and doc_columns [B, N], which
                 of them are each row's own. Queries and docs come shortest first.
+            mini_batch_size: texts, or pairs, that go through the model at once. What it needs for their gradients is
+                forgotten, and computed again when they come: a forward pass more, for a memory that doesn't grow with the
+                batch. Dropout is the same both times.
+
+        Source:
+            Gao et al. 2021, arXiv:2101.06983 (gradient caching).
         """
+        queries, docs = in_parts(self, batch, mini_batch_size)
+        return self.compare(queries, docs, batch["doc_columns"], mini_batch_size)
 
     @abstractmethod
     def save_pretrained(self, path: str | Path) -> None:
@@ -192,53 +239,78 @@ class InteractionModel(Tower):
     def interact(self, query_PLD: Tensor, query_mask_PL: Tensor, doc_PLD: Tensor, doc_mask_PL: Tensor) -> Tensor:
         """Scores [P] of P pairs from their states; positions masked by 0 have no influence."""
 
-    def forward(self, batch: Mapping[str, Tensor]) -> BatchScores:
-        """Scores [B, N] of each row's own docs; as in `Tower.forward`."""
-        query_BLD, query_mask_BL, doc_MLD, doc_mask_ML = self.both_sides(batch)
-        columns_BN = batch["doc_columns"]
+    def represent(
+        self, input_ids: Tensor, attention_mask: Tensor, kind: Kind, inputs_embeds: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As in `Tower.represent`: `states`."""
+        return self.states(input_ids, attention_mask, kind, inputs_embeds)
+
+    def compare(
+        self, queries: Sequence[Part], docs: Sequence[Part], columns_BN: Tensor, mini_batch_size: int | None = None
+    ) -> BatchScores:
+        """Scores [B, N] of each row's own docs; as in `Tower.compare`."""
+        query_BLD, query_mask_BL = pad_cat(queries)
+        doc_MLD, doc_mask_ML = pad_cat(docs)
         rows = torch.arange(len(columns_BN), device=columns_BN.device).repeat_interleave(columns_BN.shape[1])
         columns = columns_BN.flatten()
-        scores = self.interact(query_BLD[rows], query_mask_BL[rows], doc_MLD[columns], doc_mask_ML[columns])
+        pairs = query_BLD[rows], query_mask_BL[rows], doc_MLD[columns], doc_mask_ML[columns]
+        scores = torch.cat(forgetting(self.interact, pairs, mini_batch_size))
         return BatchScores(scores.float().view(columns_BN.shape), in_batch=False)
-
-    def both_sides(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """States and masks of a batch's queries and docs."""
-        queries, docs = in_parts(self, batch, self.states)
-        return *pad_cat(queries), *pad_cat(docs)
 
 
 def in_parts(
-    model: Tower, batch: Mapping[str, Tensor], encode: Callable[[Tensor, Tensor, Kind, Tensor | None], _T]
-) -> tuple[list[_T], list[_T]]:
-    """A batch's queries and docs through `encode(input_ids, attention_mask, kind, inputs_embeds)`, in parts.
+    model: Tower, batch: Mapping[str, Tensor], mini_batch_size: int | None = None
+) -> tuple[list[Part], list[Part]]:
+    """What a batch's queries and docs become, in parts.
 
     A CPU's time grows with tokens, padding too: each side goes in quarters, each padded to its own longest text (they
     come shortest first). All tokens are looked up at once, since every look-up's gradient is as big as the whole table
     of embeddings. A GPU would rather have few big products, and not wait for lengths.
 
-    Returns:
-        What `encode` gave for each part of the queries, and of the docs.
+    Args:
+        mini_batch_size: as in `Tower.forward`; the parts are of so many texts then, each looked up by itself.
     """
-    kinds: tuple[Kind, Kind] = ("query", "document")
-    sides = [(batch[f"{side}_ids"], batch[f"{side}_mask"]) for side in ("query", "doc")]
-    if sides[0][0].device.type != "cpu":
-        query_part, doc_part = (encode(ids, mask, kind, None) for (ids, mask), kind in zip(sides, kinds, strict=True))
-        return [query_part], [doc_part]
-    embedded = model.embed(torch.cat([ids.flatten() for ids, _ in sides]))
-    found: list[list[_T]] = []
-    looked_up = torch.split(embedded, [ids.numel() for ids, _ in sides])
-    for (ids, mask), kind, part in zip(sides, kinds, looked_up, strict=True):
+    sides = model.sides(batch)
+    on_cpu = batch["query_ids"].device.type == "cpu"
+    if mini_batch_size is not None:
+        queries, docs = (
+            forgetting(partial(_trimmed, model, kind, on_cpu), side, mini_batch_size) for kind, side in sides.items()
+        )
+        return queries, docs
+    if not on_cpu:
+        queries, docs = ([model.represent(ids, mask, kind)] for kind, (ids, mask) in sides.items())
+        return queries, docs
+    embedded = model.embed(torch.cat([ids.flatten() for ids, _ in sides.values()]))
+    found: list[list[Part]] = []
+    looked_up = torch.split(embedded, [ids.numel() for ids, _ in sides.values()])
+    for (kind, (ids, mask)), part in zip(sides.items(), looked_up, strict=True):
         embedded_BLD = part.view(*ids.shape, -1)
         found.append([])
         for some_ids, states, masked in zip(
             ids.chunk(CPU_PARTS), embedded_BLD.chunk(CPU_PARTS), mask.chunk(CPU_PARTS), strict=True
         ):
             longest = int(masked.sum(1).max())
-            found[-1].append(encode(some_ids[:, :longest], masked[:, :longest], kind, states[:, :longest]))
+            found[-1].append(model.represent(some_ids[:, :longest], masked[:, :longest], kind, states[:, :longest]))
     return found[0], found[1]
 
 
-def pad_cat(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+def _trimmed(model: Tower, kind: Kind, on_cpu: bool, ids: Tensor, mask: Tensor) -> Part:
+    longest = int(mask.sum(1).max()) if on_cpu else mask.shape[1]
+    return model.represent(ids[:, :longest], mask[:, :longest], kind)
+
+
+def forgetting(function: Callable[..., _T], tensors: Sequence[Tensor], size: int | None) -> list[_T]:
+    """`function(*tensors)` of `size` rows at a time, each part computed again when its gradient comes; None is all, kept.
+
+    The second time random numbers and autocast are as they were the first.
+    """
+    if size is None:
+        return [function(*tensors)]
+    parts = zip(*(torch.split(tensor, size) for tensor in tensors), strict=True)
+    return [checkpoint(function, *part, use_reentrant=False) for part in parts]
+
+
+def pad_cat(parts: Sequence[Part]) -> tuple[Tensor, Tensor]:
     """Parts of different lengths as one [B, L, D] and its mask [B, L]."""
     longest = max(mask.shape[1] for _, mask in parts)
     states = [nn.functional.pad(part, (0, 0, 0, longest - part.shape[1])) for part, _ in parts]

@@ -10,7 +10,16 @@ from cyclopts import Parameter
 
 from rankdistill.options.students import ColbertOptions, PrettOptions, SpladeOptions, TKOptions
 
-__all__ = ["LOSS_TERMS", "LossOptions", "MarginMSEOptions", "Stage", "Stages", "TeacherOptions", "TrainingOptions"]
+__all__ = [
+    "LOSS_TERMS",
+    "LoraOptions",
+    "LossOptions",
+    "MarginMSEOptions",
+    "Stage",
+    "Stages",
+    "TeacherOptions",
+    "TrainingOptions",
+]
 
 LOSS_TERMS = (
     "margin-mse",
@@ -85,6 +94,10 @@ class TrainingOptions:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train."""
 
+    torch_compile: bool = False
+    """Compile the model (torch.compile). Meant for GPUs: texts of many lengths make it compile anew, which on a CPU
+    costs more than it saves."""
+
     num_workers: int = 0
     """Processes that assemble batches; assembly takes microseconds, so 0 is usually best."""
 
@@ -111,8 +124,9 @@ class TrainingOptions:
 class LossOptions:
     """What a student is asked to learn."""
 
-    loss: tuple[str, ...] = ("margin-mse:0.05", "infonce")
-    """Loss terms as NAME or NAME:WEIGHT. From the file's scores: margin-mse (the paper's; doc 0 against each other
+    loss: tuple[str, ...] | None = None
+    """Loss terms as NAME or NAME:WEIGHT; by default margin-mse:0.05 infonce, and margin-mse alone for students without
+    in-batch losses (prett, tk, cross-encoder). From the file's scores: margin-mse (the paper's; doc 0 against each other
     one), margin-mse-all-pairs, pointwise-mse, weighted-ranknet, kl, reverse-kl, listnet, rankdistil. From their order
     alone: lambdarank, lambda-mrr, adr-mse. From labels (doc 0 is relevant): infonce (against all docs of the batch),
     lce (against the row's own), ranknet. From --in-batch-teacher: in-batch-margin-mse, in-batch-kl. The preset
@@ -139,6 +153,26 @@ class LossOptions:
 
     rest_labels: tuple[float, ...] = (-0.25, -0.5)
     """Labels of the docs after --num-top in lambda-mrr and lambdarank, cut into as many equal groups."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraOptions:
+    """Of low-rank adapters."""
+
+    rank: int = 0
+    """Train adapters of this rank in the student's encoder, whose own weights stay as they are, and what is on top of it
+    (a projection, a scoring head). The model that is written has them merged, and is loaded as any other. 0 trains all
+    weights. Needs the extra lora; not for --student tk."""
+
+    alpha: int = 16
+    """The adapters' product is multiplied by alpha / rank."""
+
+    dropout: float = 0.0
+    """Dropout of what goes into the adapters."""
+
+    target_modules: tuple[str, ...] = ()
+    """Linear layers that get adapters, by the ends of their names (query value), or all-linear; by default those that peft
+    takes for the encoder's family, all-linear for families that it doesn't know."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +218,14 @@ class MarginMSEOptions(LossOptions, TrainingOptions):
 
     tk: TKOptions = field(default_factory=TKOptions)
     """For --student tk."""
+
+    lora: LoraOptions = field(default_factory=LoraOptions)
+    """Low-rank adapters, instead of training all weights."""
+
+    mini_batch_size: int | None = None
+    """Texts that go through the student at once (pairs, where it reads both together); by default all of the batch. The
+    memory of a step is that of so many, whatever --batch-size (gradient caching); they are encoded twice, for about a
+    third more time."""
 
     query_max_length: int = 32
     """Tokens of a query that are read, specials included (the paper: 30)."""

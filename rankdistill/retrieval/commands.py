@@ -65,7 +65,7 @@ def run_search(options: SearchOptions) -> Run:
         latency = measure_latency(lambda text: bm25.search({"": text}, options.k, progress=False), timed)
     else:
         model = load_model(options.model, device=options.device, backend=options.backend)
-        index = load_index(options.index, options.faiss_device)
+        index = load_index(options.index, options.faiss_device, model)
         settings: dict[str, Any] = {"shortlist": options.shortlist, "dtype": options.dtype}
         run = search(model, index, queries, options.k, batch_tokens=options.batch_tokens, **settings)
         latency = search_latency(model, index, timed, options.k, **settings)

@@ -11,8 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankdistill.errors import BadStoreError, MissingDependencyError
+from rankdistill.formats.cache import save_json
+from rankdistill.retrieval.folders import index_facts
 
-__all__ = ["Device", "FlatIndex", "faiss_module"]
+__all__ = ["FORMAT", "Device", "FlatIndex", "faiss_module"]
+
+FORMAT = "rankdistill-flat-index/1"
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -45,18 +49,23 @@ class FlatIndex:
         doc_ids: the id of each row.
         dim: width of the vectors.
         on_gpu: whether the search runs on a GPU.
+        model: fingerprint of the model whose vectors they are, if it's known.
     """
 
-    def __init__(self, index: Any, doc_ids: Sequence[str], device: Device = "auto") -> None:
+    def __init__(
+        self, index: Any, doc_ids: Sequence[str], device: Device = "auto", *, model: str | None = None
+    ) -> None:
         faiss = faiss_module()
         if index.ntotal != len(doc_ids):
             raise ValueError(f"expected as many ids as vectors, found {len(doc_ids)} and {index.ntotal}")
-        self.doc_ids, self.dim = list(doc_ids), int(index.d)
+        self.doc_ids, self.dim, self.model = list(doc_ids), int(index.d), model
         self.on_gpu = _use_gpu(faiss, device)
         self._index = faiss.index_cpu_to_all_gpus(index) if self.on_gpu else index
 
     @classmethod
-    def build(cls, vectors: NDArray[Any], doc_ids: Sequence[str], device: Device = "auto") -> FlatIndex:
+    def build(
+        cls, vectors: NDArray[Any], doc_ids: Sequence[str], device: Device = "auto", *, model: str | None = None
+    ) -> FlatIndex:
         """An index over `vectors` [num_docs, D], of any float type, also memory-mapped.
 
         Raises:
@@ -69,7 +78,7 @@ class FlatIndex:
                 row = start + int(np.flatnonzero(~np.isfinite(chunk).all(axis=1))[0])
                 raise ValueError(f"expected finite vectors, found NaN or infinity in row {row} ({doc_ids[row]!r})")
             index.add(chunk)
-        return cls(index, doc_ids, device)
+        return cls(index, doc_ids, device, model=model)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], device: Device = "auto") -> FlatIndex:
@@ -92,16 +101,17 @@ class FlatIndex:
         if index.ntotal != len(doc_ids):
             found = f"{index.ntotal} vectors and {len(doc_ids)} ids"
             raise BadStoreError("as many ids as vectors", found, "build it again", os.fspath(folder))
-        return cls(index, doc_ids, device)
+        return cls(index, doc_ids, device, model=index_facts(Path(folder)).get("model"))
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Writes `index.faiss` (which FAISS reads) and `ids.txt`; read on machines with and without a GPU."""
+        """Writes `index.faiss` (which FAISS reads), `ids.txt` and `index.json`; read on machines with and without a GPU."""
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
         faiss = faiss_module()
         index = faiss.index_gpu_to_cpu(self._index) if self.on_gpu else self._index
         faiss.write_index(index, str(path / "index.faiss.tmp"))
         (path / "ids.txt").write_text("".join(f"{doc_id}\n" for doc_id in self.doc_ids), encoding="utf-8")
+        save_json(path / "index.json", {"format": FORMAT, "num_docs": len(self), "model": self.model})
         os.replace(path / "index.faiss.tmp", path / "index.faiss")
 
     def __len__(self) -> int:

@@ -210,7 +210,11 @@ def read_ragged(folder: Path, num_rows: int, columns: Columns) -> tuple[NDArray[
 
 
 def save_arrays(
-    folder: str | os.PathLike[str], format: str, doc_ids: Sequence[str], arrays: Mapping[str, NDArray[Any]]
+    folder: str | os.PathLike[str],
+    format: str,
+    doc_ids: Sequence[str],
+    arrays: Mapping[str, NDArray[Any]],
+    model: str | None = None,
 ) -> None:
     """Writes an index that is a number of arrays: `NAME.npy` of each, ids.txt, and index.json, which says what there is."""
     path = Path(folder)
@@ -221,6 +225,7 @@ def save_arrays(
     stated = {
         "format": format,
         "num_docs": len(doc_ids),
+        "model": model,
         "shapes": {name: array.shape for name, array in arrays.items()},
     }
     (path / "index.json").write_text(json.dumps(stated) + "\n", encoding="utf-8")  # last: its parts are there

@@ -14,7 +14,7 @@ from rankdistill.models.colbert import ColbertModel
 from rankdistill.models.dot import DotModel
 from rankdistill.models.loading import Model
 from rankdistill.models.splade import SpladeModel
-from rankdistill.retrieval import sparse
+from rankdistill.retrieval import flat, sparse
 from rankdistill.retrieval.encode import DTypeName
 from rankdistill.retrieval.flat import Device, FlatIndex, faiss_module
 from rankdistill.retrieval.folders import index_facts
@@ -74,7 +74,11 @@ def build_index(
     settings: dict[str, Any] = {"batch_tokens": batch_tokens, "dtype": dtype, "progress": progress}
     encoded = encode(model, list(texts.values()), kind="document", **settings)
     centroids = num_centroids if isinstance(model, ColbertModel) else None
-    return index_of(Precomputed(list(texts), encoded, model.architecture), device=device, num_centroids=centroids)
+    return index_of(
+        Precomputed(list(texts), encoded, model.architecture, model.fingerprint()),
+        device=device,
+        num_centroids=centroids,
+    )
 
 
 def index_of(precomputed: Precomputed, *, device: Device = "auto", num_centroids: int | None = None) -> Index:
@@ -88,25 +92,36 @@ def index_of(precomputed: Precomputed, *, device: Device = "auto", num_centroids
         BadDataError: if these are states of a model that can only re-rank.
         ValueError: if centroids are asked for, and these aren't states of tokens.
     """
-    docs, doc_ids = precomputed.docs, precomputed.doc_ids
+    docs, doc_ids, model = precomputed.docs, precomputed.doc_ids, precomputed.model
     if isinstance(docs, TokenStates):
         if precomputed.architecture != ColbertModel.architecture:
             raise _only_reranks(precomputed.architecture)
-        return TokenIndex.build(docs, doc_ids, num_centroids)
+        return TokenIndex.build(docs, doc_ids, num_centroids, model=model)
     if num_centroids is not None:
         raise ValueError(f"--centroids are for states of tokens, found {precomputed}; leave them out")
-    return SparseIndex.build(docs, doc_ids) if issparse(docs) else FlatIndex.build(docs, doc_ids, device)
+    if issparse(docs):
+        return SparseIndex.build(docs, doc_ids, model=model)
+    return FlatIndex.build(docs, doc_ids, device, model=model)
 
 
-def load_index(folder: str | os.PathLike[str], device: Device = "auto") -> Index:
+def load_index(folder: str | os.PathLike[str], device: Device = "auto", model: Model | None = None) -> Index:
     """Reads an index that was saved, whichever it is.
 
+    Args:
+        device: as in `build_index`.
+        model: the model that must have made it; of an index that doesn't say, it's taken on trust.
+
     Raises:
-        BadStoreError: the folder isn't an index, or its parts don't belong together.
+        BadStoreError: the folder isn't an index, its parts don't belong together, or it's another model's.
     """
     path = Path(folder)
-    stated = index_facts(path).get("format")
-    if stated is not None:
+    facts = index_facts(path)
+    made_by, stated = facts.get("model"), facts.get("format")
+    if model is not None and made_by is not None and made_by != model.fingerprint():
+        expected, found = f"an index made by the model {model.fingerprint()}", f"one made by {made_by}"
+        remedy = "search with the model that encoded the documents, or encode and index them anew"
+        raise BadStoreError(expected, found, remedy, os.fspath(folder))
+    if stated not in (None, flat.FORMAT):
         return SparseIndex.load(path) if stated == sparse.FORMAT else TokenIndex.load(path)
     if not (path / "index.faiss").is_file():
         remedy = "make one with `rankdistill index`"

@@ -38,11 +38,13 @@ class Precomputed:
         doc_ids: in the collection's order.
         docs: what the model made of them, memory-mapped if it's dense.
         architecture: of the model.
+        model: its fingerprint, if it's known.
     """
 
     doc_ids: list[str]
     docs: Encoded
     architecture: str
+    model: str | None = None
 
     def __str__(self) -> str:
         num_docs = len(self.doc_ids)
@@ -160,7 +162,7 @@ def load_precomputed(out_dir: str | os.PathLike[str], model: Model | None = None
         expected, found = f"vectors of the model {model.fingerprint()}", f"those of {manifest['model']}"
         raise BadStoreError(expected, found, "encode the collection with this model", os.fspath(out_dir))
     if manifest["format"] == STATES:
-        return Precomputed(*load_states(out_dir), str(manifest["architecture"]))
+        return Precomputed(*load_states(out_dir), str(manifest["architecture"]), manifest["model"])
     if manifest["format"] == SPARSE:
-        return Precomputed(*load_sparse(out_dir), str(manifest["architecture"]))
-    return Precomputed(*load_vectors(out_dir), "dot")
+        return Precomputed(*load_sparse(out_dir), str(manifest["architecture"]), manifest["model"])
+    return Precomputed(*load_vectors(out_dir), "dot", manifest["model"])

@@ -27,6 +27,7 @@ from rankdistill.retrieval.folders import (
     Columns,
     RaggedWriter,
     fill_folder,
+    index_facts,
     load_arrays,
     open_folder,
     read_ragged,
@@ -163,25 +164,27 @@ class SparseIndex:
         doc_ids: the id of each document.
         postings: [V, N], CSR.
         dim: number of terms V.
+        model: fingerprint of the model that weighed the terms, if it's known.
     """
 
-    def __init__(self, postings: csr_matrix, doc_ids: Sequence[str]) -> None:
+    def __init__(self, postings: csr_matrix, doc_ids: Sequence[str], *, model: str | None = None) -> None:
         if postings.shape[1] != len(doc_ids):
             raise ValueError(f"expected as many ids as documents, found {len(doc_ids)} and {postings.shape[1]}")
-        self.postings, self.doc_ids, self.dim = postings, list(doc_ids), int(postings.shape[0])
+        self.postings, self.doc_ids, self.model = postings, list(doc_ids), model
+        self.dim = int(postings.shape[0])
 
     def __len__(self) -> int:
         return len(self.doc_ids)
 
     @classmethod
-    def build(cls, docs: csr_matrix, doc_ids: Sequence[str]) -> SparseIndex:
+    def build(cls, docs: csr_matrix, doc_ids: Sequence[str], *, model: str | None = None) -> SparseIndex:
         """An index over weights [N, V]."""
-        return cls(docs.T.tocsr(), doc_ids)
+        return cls(docs.T.tocsr(), doc_ids, model=model)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes the parts of `postings`, ids.txt and index.json."""
         parts = {name: getattr(self.postings, name) for name in ("indptr", "indices", "data")}
-        save_arrays(folder, FORMAT, self.doc_ids, parts)
+        save_arrays(folder, FORMAT, self.doc_ids, parts, self.model)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> SparseIndex:
@@ -192,7 +195,8 @@ class SparseIndex:
         """
         doc_ids, arrays = load_arrays(folder, FORMAT)
         parts = (arrays["data"], arrays["indices"], arrays["indptr"])
-        return cls(csr_matrix(parts, shape=(len(arrays["indptr"]) - 1, len(doc_ids)), copy=False), doc_ids)
+        postings = csr_matrix(parts, shape=(len(arrays["indptr"]) - 1, len(doc_ids)), copy=False)
+        return cls(postings, doc_ids, model=index_facts(Path(folder)).get("model"))
 
     def search(self, queries: Mapping[str, csr_matrix], k: int, *, progress: bool = False) -> Run:
         """The k best documents of each query, of those that share a term with it.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ from tqdm import tqdm
 from rankdistill.models.maxsim import EMPTY_DOC_SCORE
 from rankdistill.records import Run
 from rankdistill.retrieval.flat import faiss_module
-from rankdistill.retrieval.folders import load_arrays, save_arrays
+from rankdistill.retrieval.folders import index_facts, load_arrays, save_arrays
 from rankdistill.retrieval.states import TokenStates
 from rankdistill.retrieval.topk import top_k
 
@@ -63,12 +64,20 @@ class TokenIndex:
         states: of their tokens.
         dim: width of the states.
         clusters: of the tokens, or None for exact search.
+        model: fingerprint of the model whose states they are, if it's known.
     """
 
-    def __init__(self, states: TokenStates, doc_ids: Sequence[str], clusters: Clusters | None = None) -> None:
+    def __init__(
+        self,
+        states: TokenStates,
+        doc_ids: Sequence[str],
+        clusters: Clusters | None = None,
+        *,
+        model: str | None = None,
+    ) -> None:
         if len(states) != len(doc_ids):
             raise ValueError(f"expected as many ids as documents, found {len(doc_ids)} and {len(states)}")
-        self.states, self.doc_ids, self.clusters = states, list(doc_ids), clusters
+        self.states, self.doc_ids, self.clusters, self.model = states, list(doc_ids), clusters, model
         self.dim = int(states.states.shape[1])
 
     def __len__(self) -> int:
@@ -76,7 +85,13 @@ class TokenIndex:
 
     @classmethod
     def build(
-        cls, states: TokenStates, doc_ids: Sequence[str], num_centroids: int | None = None, *, seed: int = 42
+        cls,
+        states: TokenStates,
+        doc_ids: Sequence[str],
+        num_centroids: int | None = None,
+        *,
+        seed: int = 42,
+        model: str | None = None,
     ) -> TokenIndex:
         """An index over `states`, also memory-mapped.
 
@@ -84,6 +99,7 @@ class TokenIndex:
             num_centroids: 0 makes the search exact. None does so up to a million tokens, and takes 16 sqrt(T) beyond, as
                 PLAID does.
             seed: of the k-means.
+            model: fingerprint of the model that made them.
         """
         num_tokens = len(states.states)
         if num_centroids is None:
@@ -91,15 +107,15 @@ class TokenIndex:
         if num_centroids < 0:
             raise ValueError(f"expected at least 0 centroids, found {num_centroids}")
         if not num_centroids or not num_tokens:
-            return cls(states, doc_ids)
-        return cls(states, doc_ids, _cluster(states, min(num_centroids, num_tokens), seed))
+            return cls(states, doc_ids, model=model)
+        return cls(states, doc_ids, _cluster(states, min(num_centroids, num_tokens), seed), model=model)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes states.npy, offsets.npy, ids.txt, index.json and, if there are any, the parts of its clusters."""
         arrays = {"states": self.states.states, "offsets": self.states.offsets}
         if self.clusters is not None:
             arrays |= self.clusters._asdict()
-        save_arrays(folder, FORMAT, self.doc_ids, arrays)
+        save_arrays(folder, FORMAT, self.doc_ids, arrays, self.model)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> TokenIndex:
@@ -111,7 +127,7 @@ class TokenIndex:
         doc_ids, arrays = load_arrays(folder, FORMAT)
         states = TokenStates(arrays["states"], np.asarray(arrays["offsets"]))
         clusters = Clusters(*(arrays[name] for name in Clusters._fields)) if "centroids" in arrays else None
-        return cls(states, doc_ids, clusters)
+        return cls(states, doc_ids, clusters, model=index_facts(Path(folder)).get("model"))
 
     def search(
         self,

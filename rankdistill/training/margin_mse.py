@@ -9,6 +9,7 @@ teacher whose whole matrix comes from cached vectors.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -27,10 +28,11 @@ from rankdistill.models.towers import BatchScores, Tower
 from rankdistill.options.training import LossOptions, MarginMSEOptions
 from rankdistill.retrieval.bm25 import bm25_search
 from rankdistill.retrieval.index import searches
+from rankdistill.training.lora import add_adapters, count_weights
 from rankdistill.training.rows import CrossSource, DenseTeacher, Placed, TowerSource, place
 from rankdistill.training.run import prepare_folder, run_training, total_steps, trainer_arguments, write_config
 from rankdistill.training.sampling import check_sampler, sampled_plan, sampling_facts
-from rankdistill.training.students import check_terms, new_student, penalty_weights
+from rankdistill.training.students import check_terms, new_student, penalty_weights, settled
 from rankdistill.training.teacher_vectors import cached_vectors
 from rankdistill.training.terms import TERMS, needs_dense_teacher, needs_in_batch, parse_loss, term_loss
 from rankdistill.training.trainer import Batch, DistillationTrainer, Objective
@@ -43,6 +45,7 @@ def score_objective(
     weights: Mapping[str, float],
     options: LossOptions,
     penalties: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
+    mini_batch_size: int | None = None,
 ) -> Objective:
     """The weighted loss terms of a student's scores.
 
@@ -54,10 +57,11 @@ def score_objective(
         options: what the terms heed: temperature, the teacher's scale and so on.
         penalties: by the name of each of the student's own penalties its weight as a function of the step; others count
             nothing.
+        mini_batch_size: texts that go through the student at once, as in `Tower.forward`.
     """
 
     def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        found: BatchScores = model(batch)
+        found: BatchScores = model(batch, mini_batch_size)
         with torch.autocast(found.scores.device.type, enabled=False):  # losses in fp32
             terms = {}
             for name, weight in weights.items():
@@ -73,12 +77,12 @@ def score_objective(
 
 
 def loss_weights(options: MarginMSEOptions) -> dict[str, float]:
-    """Weights of the loss terms that the options ask for.
+    """Weights of the loss terms that the options ask for; those of `settled` options do.
 
     Raises:
         ValueError: for terms that don't exist, or that don't go with the other options.
     """
-    weights = parse_loss(options.loss)
+    weights = parse_loss(options.loss or ())
     if any(map(needs_dense_teacher, weights)) != (options.in_batch_teacher is not None):
         names = ", ".join(filter(needs_dense_teacher, TERMS))
         raise ValueError(f"--in-batch-teacher and the loss terms {names} go together: give both or neither")
@@ -97,6 +101,7 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
         BadDataError: for malformed rows.
         FileExistsError: if the output folder holds a run.
     """
+    options = settled(options)
     weights = loss_weights(options)
     kind = ARCHITECTURES[options.student]
     check_terms(kind, weights)
@@ -112,6 +117,7 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
     collection = _collection(options, store)
     set_seed(options.seed)
     model = new_student(options, collection)
+    adapters = add_adapters(model, options.lora) if options.lora.rank else None
     transform = score_transform(options.teacher_transform, store.format)
     placed = place(store, collection, on_missing=options.on_missing, transform=transform)
     source, plan = _batches(options, state, model, collection, placed, with_negatives="infonce" in weights)
@@ -132,17 +138,24 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
         **sampling_facts(plan),
         **getattr(model, "coverage", {}),
     }
+    if adapters is not None:
+        facts["weights_trained"], facts["weights"] = count_weights(model)
     if arguments.process_index == 0:
         write_config(options, arguments, **facts)
+        if adapters is not None:
+            print("{weights_trained:,} of {weights:,} weights are trained".format(**facts), file=sys.stderr)
     trainer = DistillationTrainer(
         model,
         arguments,
         source=source,
-        objective=score_objective(weights, options, penalties),
+        objective=score_objective(weights, options, penalties, options.mini_batch_size),
         validate=_validation(options, collection) if with_dev else None,
+        only_trained=adapters is not None,
         callbacks=[EarlyStoppingCallback(options.patience)] if with_dev and options.patience else None,
     )
-    return run_training(trainer, options, checkpoint, facts)
+    if adapters is None:
+        return run_training(trainer, options, checkpoint, facts)
+    return run_training(trainer, options, checkpoint, facts, adapters.merge_and_unload)
 
 
 def _collection(options: MarginMSEOptions, store: ScoreStore) -> Collection:

@@ -9,7 +9,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,7 @@ def trainer_arguments(
         seed=options.seed,
         bf16=dtype == torch.bfloat16,
         use_cpu=device.type == "cpu",
+        torch_compile=options.torch_compile,
         dataloader_num_workers=options.num_workers,
         remove_unused_columns=False,
         logging_strategy="steps",
@@ -141,9 +142,18 @@ def _plain(value: Any) -> Any:
 
 
 def run_training(
-    trainer: DistillationTrainer, options: TrainingOptions, checkpoint: Path | None, card: Mapping[str, Any]
+    trainer: DistillationTrainer,
+    options: TrainingOptions,
+    checkpoint: Path | None,
+    card: Mapping[str, Any],
+    finish: Callable[[], object] = lambda: None,
 ) -> Path:
     """Trains, and writes model/ (with its card) and metrics.json.
+
+    Args:
+        checkpoint: what to go on from, if anything.
+        card: facts for the model's card.
+        finish: makes the trained model what is to be written.
 
     Returns:
         The folder of the trained model.
@@ -153,6 +163,7 @@ def run_training(
     seconds = time.perf_counter() - started
     model_dir = options.output_dir / "model"
     if trainer.is_world_process_zero():
+        finish()
         model: Any = trainer.accelerator.unwrap_model(trainer.model)
         model.eval()
         model.save_pretrained(model_dir)

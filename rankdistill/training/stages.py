@@ -18,6 +18,7 @@ from accelerate import PartialState
 from rankdistill.options.training import MarginMSEOptions, Stage
 from rankdistill.training.margin_mse import loss_weights, train_margin_mse
 from rankdistill.training.run import prepare_folder, write_config
+from rankdistill.training.students import settled
 from rankdistill.training.terms import needs_dense_teacher, parse_loss
 
 __all__ = ["run_stages", "stage_options"]
@@ -41,8 +42,8 @@ def stage_options(options: MarginMSEOptions, stages: Sequence[Stage]) -> list[Ma
             changes |= {"init": str(runs[-1].output_dir / "model"), "num_layers": None, "projection_dim": None}
             changes["tk"] = dataclasses.replace(options.tk, embeddings=None)  # they're in the former's model
         changes |= {"output_dir": options.output_dir / f"stage-{number}", "seed": options.seed + number - 1}
-        runs.append(dataclasses.replace(options, **changes))
-    needing = [any(map(needs_dense_teacher, parse_loss(run.loss))) for run in runs]
+        runs.append(settled(dataclasses.replace(options, **changes)))
+    needing = [any(map(needs_dense_teacher, parse_loss(run.loss or ()))) for run in runs]
     if any(needing):
         runs = [
             run if needs else dataclasses.replace(run, in_batch_teacher=None)

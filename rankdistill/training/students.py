@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import MISSING, fields, is_dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ from rankdistill.formats.word_vectors import read_word_vectors
 from rankdistill.models.colbert import PUNCTUATION, ColbertModel, Expansion
 from rankdistill.models.cross_encoder import CrossEncoderModel
 from rankdistill.models.dot import DotModel
-from rankdistill.models.loading import Model
+from rankdistill.models.loading import ARCHITECTURES, Model
 from rankdistill.models.prett import PrettModel
 from rankdistill.models.splade import SpladeModel
 from rankdistill.models.tk import TKModel
@@ -24,7 +25,50 @@ from rankdistill.options.training import MarginMSEOptions
 from rankdistill.training.schedules import quadratic_warmup
 from rankdistill.training.terms import TERMS, needs_in_batch
 
-__all__ = ["check_terms", "new_student", "penalty_weights"]
+__all__ = ["check_terms", "new_student", "penalty_weights", "settled"]
+
+_ENCODERS = tuple(name for name in ARCHITECTURES if name != TKModel.architecture)
+_FOR: dict[str, tuple[str, ...]] = {name: (name,) for name in ("colbert", "splade", "prett", "tk")}
+_FOR |= {"pooling": ("dot",), "projection_dim": ("dot",), "dropout": _ENCODERS, "lora": _ENCODERS}
+"""Options, or groups of them, that only some students have."""
+
+
+def settled(options: MarginMSEOptions) -> MarginMSEOptions:
+    """The options, if they go together, with the loss that suits the student if none is asked for.
+
+    An option counts as given if it isn't what it is by default.
+
+    Raises:
+        ValueError: if one is for other students, or makes no sense.
+    """
+    for option, students in _FOR.items():
+        given = _given(MarginMSEOptions, options, option)
+        if given and options.student not in students:
+            raise ValueError(
+                f"{given[0]} is for --student {', '.join(students)}, and this is a {options.student} student; leave it out"
+            )
+    if options.mini_batch_size is not None and options.mini_batch_size < 1:
+        raise ValueError(f"expected a --mini-batch-size of at least 1, found {options.mini_batch_size}")
+    if options.lora.rank < 0:
+        raise ValueError(f"expected a --lora.rank of at least 0, found {options.lora.rank}")
+    without_rank = _given(MarginMSEOptions, options, "lora")
+    if without_rank and not options.lora.rank:
+        raise ValueError(f"{without_rank[0]} is for adapters: give them a --lora.rank")
+    if options.loss is not None:
+        return options
+    in_batch = ARCHITECTURES[options.student].scores_in_batch
+    return replace(options, loss=("margin-mse:0.05", "infonce") if in_batch else ("margin-mse",))
+
+
+def _given(kind: type[Any], options: Any, name: str, prefix: str = "--") -> list[str]:
+    """The flags of an option, or of a group of options, that isn't what it is by default; None is no value."""
+    (field,) = (field for field in fields(kind) if field.name == name)
+    default = field.default if field.default_factory is MISSING else field.default_factory()
+    value, flag = getattr(options, name), prefix + name.replace("_", "-")
+    if is_dataclass(default):
+        groups = (_given(type(default), value, part.name, f"{flag}.") for part in fields(default))
+        return [given for group in groups for given in group]
+    return [] if value is None or value == default else [flag]
 
 
 def new_student(options: MarginMSEOptions, collection: Collection | None = None) -> Model:

@@ -19,6 +19,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from rankdistill.training.lora import load_trained, save_trained
+
 __all__ = ["Batch", "BatchSource", "Checkpointable", "DistillationTrainer", "Objective", "last_checkpoint"]
 
 Batch = Mapping[str, Tensor]
@@ -100,6 +102,7 @@ class DistillationTrainer(Trainer):
 
     Args:
         validate: gives measures by name; called where the arguments say to evaluate.
+        only_trained: checkpoints hold the weights that are trained only, not those that stay what `model` has.
     """
 
     def __init__(
@@ -110,9 +113,11 @@ class DistillationTrainer(Trainer):
         source: BatchSource,
         objective: Objective,
         validate: Callable[[nn.Module], dict[str, float]] | None = None,
+        only_trained: bool = False,
         **kwargs: Any,
     ) -> None:
         self._source, self._objective, self._validate = source, objective, validate
+        self._only_trained = only_trained
         self._term_sums: dict[str, float] = {}
         self._term_count = self._num_positions = self._num_tokens = 0
         # The Trainer asks for an eval data set when it's told to evaluate; ours is behind `validate`.
@@ -182,16 +187,24 @@ class DistillationTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, measures)
         return measures
 
-    # The three places where the Trainer would write or read a bare state dict: ours are folders that the ecosystem loads.
+    # The three places where the Trainer would write or read a bare state dict: ours are folders that the ecosystem loads,
+    # or the trained weights alone.
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(output_dir or str(self.args.output_dir))
         model: Any = self.accelerator.unwrap_model(self.model)
-        model.save_pretrained(output_dir or self.args.output_dir)
+        if self._only_trained:
+            save_trained(model, folder)
+        else:
+            model.save_pretrained(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         target: Any = self.accelerator.unwrap_model(self.model)
-        stored: nn.Module = type(target).from_pretrained(resume_from_checkpoint, device="cpu")
-        target.load_state_dict(stored.state_dict())
+        if self._only_trained:
+            load_trained(target, Path(resume_from_checkpoint))
+        else:
+            stored: nn.Module = type(target).from_pretrained(resume_from_checkpoint, device="cpu")
+            target.load_state_dict(stored.state_dict())
 
     def _load_best_model(self) -> None:
         assert self.state.best_model_checkpoint is not None

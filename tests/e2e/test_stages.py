@@ -166,7 +166,7 @@ def test_each_stage_has_its_own_options(tmp_path: Path) -> None:
     assert (first.init, first.num_layers, first.max_steps, first.seed, first.in_batch_teacher) == ("m", 2, 9, 5, "t")
     model = str(tmp_path / "stage-1" / "model")
     assert (second.init, second.num_layers, second.max_steps, second.seed) == (model, None, -1, 6)
-    assert (second.in_batch_teacher, second.scores, second.loss) == (None, ("r",), common.loss)
+    assert (second.in_batch_teacher, second.scores, second.loss) == (None, ("r",), ("margin-mse:0.05", "infonce"))
     assert (third.max_steps, third.learning_rate, third.scores) == (9, 1.0, ("s",))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from rankdistill.errors import BadStoreError
 from rankdistill.formats.collection import open_collection
 from rankdistill.models.loading import load_model
 from rankdistill.options.retrieval import EncodeOptions, IndexOptions, RerankOptions, SearchOptions
@@ -133,6 +134,12 @@ def test_a_student_retrieves_end_to_end(
     found = run_search(SearchOptions(index=index, output=tmp_path / "a.run", split="test", k=10, **common))
     again = run_rerank(RerankOptions(run=tmp_path / "a.run", output=tmp_path / "b.run", vectors=vectors, **common))
     anew = run_rerank(RerankOptions(run=tmp_path / "a.run", output=tmp_path / "c.run", depth=10, **common))
+    other = tmp_path / "other"
+    train_margin_mse(options(student, score_file, conala, bodies[student], other, max_steps=1))
+    with pytest.raises(
+        BadStoreError, match=r"expected an index made by the model .* search with the model that encoded"
+    ):
+        run_search(SearchOptions(index=index, output=tmp_path / "d.run", **(common | {"model": str(other / "model")})))
     assert len(found) == 500
     for query_id, scores in found.items():
         assert again[query_id] == pytest.approx(scores, abs=1e-4, rel=1e-4)

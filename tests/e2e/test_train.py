@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,9 @@ import torch
 from safetensors.numpy import load_file
 
 from rankdistill.formats.collection import open_collection
-from rankdistill.options.training import MarginMSEOptions, TeacherOptions
+from rankdistill.models.dot import DotModel
+from rankdistill.options.training import LoraOptions, MarginMSEOptions, TeacherOptions
+from rankdistill.retrieval.encode import encode_texts
 from rankdistill.training.margin_mse import train_margin_mse
 from rankdistill.training.teacher import train_teacher
 from tests.commandline import command
@@ -90,6 +93,72 @@ def test_a_run_killed_and_resumed_is_the_same_to_the_last_bit(
     assert len(history(tmp_path / "whole")) == 48
 
 
+def resumed_from(whole: Path, step: int, run: Path) -> None:
+    """Makes `run` what `whole` was when its checkpoint of a step had been written."""
+    shutil.copytree(whole, run)
+    shutil.rmtree(run / "model")
+    (run / "metrics.json").unlink()
+    for checkpoint in (run / "checkpoints").glob("checkpoint-*"):
+        if int(checkpoint.name.rsplit("-", 1)[1]) > step:
+            shutil.rmtree(checkpoint)
+
+
+def assert_same_run(left: Path, right: Path) -> None:
+    """Equal to the last bit: weights, and all losses that were logged."""
+    assert history(left) == history(right)
+    weights, others = (load_file(run / "model" / "model.safetensors") for run in (left, right))
+    assert weights.keys() == others.keys()
+    for name, values in weights.items():
+        np.testing.assert_array_equal(others[name], values, err_msg=name)
+
+
+def test_mini_batches_change_nothing_and_are_resumed_to_the_last_bit(
+    tmp_path: Path, score_file: Path, conala: Path, tiny_bert_dir: Path, tiny_sentence_transformer_dir: Path
+) -> None:
+    more: dict[str, object] = {"max_steps": 8, "save_steps": 3, "keep_checkpoints": 9, "dtype": "float32"}
+    more |= {"loss": ("margin-mse:0.1", "in-batch-kl"), "in_batch_teacher": str(tiny_sentence_transformer_dir)}
+    plain, parts = tmp_path / "plain", tmp_path / "parts"
+    train_margin_mse(options(score_file, conala, tiny_bert_dir, plain, learning_rate=1e-5, **more))
+    train_margin_mse(options(score_file, conala, tiny_bert_dir, parts, learning_rate=1e-5, mini_batch_size=3, **more))
+    for expected, found in zip(history(plain), history(parts), strict=True):
+        assert found == pytest.approx(expected, rel=1e-3)
+    more |= {"dropout": 0.2, "mini_batch_size": 3}
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    train_margin_mse(options(score_file, conala, tiny_bert_dir, whole, **more))
+    resumed_from(whole, 3, resumed)
+    train_margin_mse(options(score_file, conala, tiny_bert_dir, resumed, resume=True, **more))
+    assert_same_run(whole, resumed)
+
+
+def test_adapters_are_trained_resumed_to_the_last_bit_and_merged(
+    tmp_path: Path, score_file: Path, conala: Path, tiny_bert_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    more: dict[str, object] = {"max_steps": 8, "save_steps": 3, "keep_checkpoints": 9, "dtype": "float32"}
+    more |= {"lora": LoraOptions(rank=2, dropout=0.1), "projection_dim": 8, "dropout": 0.1, "learning_rate": 1e-2}
+    more |= {"dev_split": "test", "dev_queries": 5, "eval_steps": 3, "mini_batch_size": 5}
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    folder = train_margin_mse(options(score_file, conala, tiny_bert_dir, whole, **more))
+    num_trained = 2 * 2 * 2 * 2 * 32 + 8 * 32  # layers, query and value, A and B of rank 2; the projection
+    num_weights = num_trained + sum(values.size for values in load_file(tiny_bert_dir / "model.safetensors").values())
+    assert f"{num_trained:,} of {num_weights:,} weights are trained" in capsys.readouterr().err
+    config = json.loads((whole / "config.json").read_text())
+    assert (config["weights_trained"], config["weights"]) == (num_trained, num_weights)
+    kept = load_file(whole / "checkpoints" / "checkpoint-3" / "trained.safetensors")
+    assert sum(values.size for values in kept.values()) == num_trained
+    resumed_from(whole, 3, resumed)
+    train_margin_mse(options(score_file, conala, tiny_bert_dir, resumed, resume=True, **more))
+    assert_same_run(whole, resumed)
+    before, after = (load_file(path / "model.safetensors") for path in (tiny_bert_dir, folder))
+    assert before.keys() == after.keys()
+    assert {name.rsplit(".", 2)[1] for name in after if (after[name] != before[name]).any()} == {"query", "value"}
+    texts = ["sort a list", "read a file line by line"]
+    theirs = SentenceTransformer(str(folder), device="cpu").encode(texts)
+    ours = encode_texts(DotModel.from_pretrained(folder, device="cpu"), texts, kind="query", progress=False)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
 def test_a_resumed_run_keeps_the_dtype_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from rankdistill.training import run
 
@@ -136,8 +205,9 @@ main(sys.argv[2:])
 """
 
 
+@pytest.mark.parametrize("mini_batch_size", [None, 3])
 def test_two_processes_see_each_row_once_and_train_the_same_model_as_one(
-    tmp_path: Path, score_file: Path, conala: Path, tiny_bert_dir: Path
+    tmp_path: Path, score_file: Path, conala: Path, tiny_bert_dir: Path, mini_batch_size: int | None
 ) -> None:
     # Margin-MSE only, since in-batch terms depend on the batch of each process; no dropout in 1e-5 comparisons.
     bert = tmp_path / "bert"
@@ -151,7 +221,7 @@ def test_two_processes_see_each_row_once_and_train_the_same_model_as_one(
     one = train_margin_mse(options(score_file, conala, bert, tmp_path / "one", batch_size=16, **more))
     worker = tmp_path / "worker.py"
     worker.write_text(WORKER)
-    two = options(score_file, conala, bert, tmp_path / "two", batch_size=8, **more)
+    two = options(score_file, conala, bert, tmp_path / "two", batch_size=8, **more, mini_batch_size=mini_batch_size)
     launch = [
         sys.executable,
         "-m",

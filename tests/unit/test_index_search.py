@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 from rankdistill.errors import BadStoreError, MissingDependencyError
-from rankdistill.formats.collection import Collection
+from rankdistill.formats.collection import Collection, collection_from_texts
 from rankdistill.models.dot import DotModel
+from rankdistill.models.loading import ARCHITECTURES
 from rankdistill.records import ranked
 from rankdistill.retrieval import search as search_module
 from rankdistill.retrieval.encode import encode_texts
-from rankdistill.retrieval.index import FlatIndex, build_index, faiss_module
+from rankdistill.retrieval.index import FlatIndex, build_index, faiss_module, index_of, load_index
+from rankdistill.retrieval.precompute import load_precomputed, precompute
 from rankdistill.retrieval.search import search, search_vectors
 
 
@@ -46,7 +48,7 @@ def test_extras_are_imported_at_the_door_only() -> None:
         for statement in ast.parse(path.read_text(encoding="utf-8")).body:
             names = [alias.name for alias in statement.names] if isinstance(statement, ast.Import) else []
             names += [statement.module or ""] if isinstance(statement, ast.ImportFrom) else []
-            found = {name.split(".")[0] for name in names} & {"faiss", "bm25s", "ir_datasets", "datasets"}
+            found = {name.split(".")[0] for name in names} & {"faiss", "bm25s", "ir_datasets", "datasets", "peft"}
             assert not found, f"{path} imports {found} when it is imported"
 
 
@@ -97,6 +99,36 @@ def test_saved_index_is_the_same(tmp_path: Path) -> None:
     assert (loaded.doc_ids, loaded.dim, len(loaded)) == (["a", "ü", "c d"], 3, 3)
     for ours, theirs in zip(index.search(np.eye(3), 2), loaded.search(np.eye(3), 2), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["dot", "colbert", "splade"])
+def test_an_index_is_searched_by_the_model_that_made_it(
+    name: str, tiny_bert_dir: Path, tiny_mlm_dir: Path, tmp_path: Path, small_collection: Collection
+) -> None:
+    more = {"dim": 8} if name == "colbert" else {}
+    kind, init = ARCHITECTURES[name], tiny_mlm_dir if name == "splade" else tiny_bert_dir
+    model, other = (kind.from_pretrained(init, device="cpu", num_layers=layers, **more) for layers in (2, 1))
+    texts = dict(list(small_collection.docs())[:5])
+    built = build_index(model, texts, progress=False)
+    built.save(tmp_path / "built")
+    docs = collection_from_texts(texts, {"q": "sort a list"})
+    encoded = load_precomputed(precompute(model, docs, tmp_path / "encoded", progress=False))
+    index_of(encoded).save(tmp_path / "indexed")
+    for folder in (tmp_path / "built", tmp_path / "indexed"):
+        loaded = load_index(folder, model=model)
+        assert loaded.model == built.model == model.fingerprint()
+        loaded.save(tmp_path / "again")
+        message = f"an index made by the model {other.fingerprint()}, found one made by {built.model}; search with"
+        for path in (folder, tmp_path / "again"):
+            with pytest.raises(BadStoreError, match=message):
+                load_index(path, model=other)
+
+
+def test_an_index_that_does_not_say_whose_it_is_is_taken_on_trust(model: DotModel, tmp_path: Path) -> None:
+    FlatIndex.build(np.eye(2), ["a", "b"]).save(tmp_path)
+    assert load_index(tmp_path, model=model).model is None
+    (tmp_path / "index.json").unlink()  # as FAISS itself would leave it
+    assert len(load_index(tmp_path, model=model)) == 2
 
 
 def test_folders_that_are_no_index(tmp_path: Path) -> None:

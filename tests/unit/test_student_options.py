@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from transformers import TrainingArguments
 from rankdistill import cli
 from rankdistill.errors import BadDataError
 from rankdistill.formats.collection import Collection
+from rankdistill.models.loading import ARCHITECTURES
 from rankdistill.models.tk import TKModel
-from rankdistill.options.students import PrettOptions, TKOptions
-from rankdistill.options.training import MarginMSEOptions
+from rankdistill.options.students import ColbertOptions, PrettOptions, TKOptions
+from rankdistill.options.training import LoraOptions, MarginMSEOptions
+from rankdistill.training.margin_mse import loss_weights, train_margin_mse
 from rankdistill.training.run import trainer_arguments, write_config
-from rankdistill.training.students import new_student
+from rankdistill.training.students import check_terms, new_student, settled
 from rankdistill.training.trainer import DistillationTrainer
 
 FLAGS = ["--scores", "s.tsv", "--init", "m", "--output-dir", "o", "--student", "tk"]
@@ -43,10 +46,9 @@ def run_cli(arguments: list[str]) -> None:
 
 
 def test_flags_of_a_student_begin_with_its_name(parsed: list[MarginMSEOptions]) -> None:
-    run_cli([*FLAGS, "--tk.num-layers", "3", "--tk.aggregation", "log+length", "--prett.join-layer", "2"])
+    run_cli([*FLAGS, "--tk.num-layers", "3", "--tk.aggregation", "log+length"])
     (options,) = parsed
     assert options.tk == TKOptions(num_layers=3, aggregation="log+length")
-    assert options.prett == PrettOptions(join_layer=2)
 
 
 def test_toml_has_a_table_for_each_student(
@@ -91,6 +93,71 @@ def student(tmp_path: Path, **more: Any) -> MarginMSEOptions:
 def test_what_a_student_starts_from(tmp_path: Path, more: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         new_student(student(tmp_path, **more))
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    (
+        {"colbert": ColbertOptions(dim=64)},
+        r"--colbert\.dim is for --student colbert, and this is a dot student; leave it",
+    ),
+    ({"student": "colbert", "pooling": "cls"}, "--pooling is for --student dot, and this is a colbert student"),
+    ({"student": "splade", "projection_dim": 8}, "--projection-dim is for --student dot, and this is a splade"),
+    ({"student": "tk", "prett": PrettOptions(join_layer=2)}, r"--prett\.join-layer is for --student prett, and"),
+    ({"student": "tk", "dropout": 0.1}, "--dropout is for --student dot, colbert, splade, prett, cross-encoder, and"),
+    (
+        {"student": "tk", "lora": LoraOptions(rank=4)},
+        r"--lora\.rank is for --student dot, .*, and this is a tk student",
+    ),
+    ({"lora": LoraOptions(alpha=4)}, r"--lora\.alpha is for adapters: give them a --lora\.rank"),
+    ({"lora": LoraOptions(rank=-1)}, r"expected a --lora\.rank of at least 0, found -1"),
+    ({"mini_batch_size": 0}, r"expected a --mini-batch-size of at least 1, found 0"),
+]
+
+
+@pytest.mark.parametrize(("more", "message"), REFUSED)
+def test_options_that_the_student_has_no_use_for(tmp_path: Path, more: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        train_margin_mse(student(tmp_path / "run", init="unread", **more))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("way", ["flags", "toml", "a stage"])
+def test_they_are_refused_however_they_are_given(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "run.toml"
+    config.write_text(
+        "[train.margin-mse.colbert]\ndim = 64\n" + "[[train.margin-mse.stages]]\nmax_steps = 1\n" * (way == "a stage")
+    )
+    monkeypatch.setattr(cli.app, "config", cli.app.config)
+    given = ["--colbert.dim", "64"] if way == "flags" else ["--config", str(config)]
+    with pytest.raises(SystemExit):
+        cli.main(["train", "margin-mse", *given, "--scores", "s", "--init", "m", "--output-dir", str(tmp_path / "o")])
+    assert "rankdistill: --colbert.dim is for --student colbert, and this is a dot" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+def test_what_is_as_it_is_by_default_is_not_refused(tmp_path: Path) -> None:
+    how = student(tmp_path, student="tk", colbert=ColbertOptions(dim=128), dropout=None, lora=LoraOptions(rank=0))
+    assert settled(how) == replace(how, loss=("margin-mse",))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_each_student_has_a_loss_that_it_can_learn_by(tmp_path: Path, architecture: str) -> None:
+    in_batch = ARCHITECTURES[architecture].scores_in_batch
+    weights = loss_weights(settled(student(tmp_path, student=architecture)))
+    assert weights == ({"margin-mse": 0.05, "infonce": 1.0} if in_batch else {"margin-mse": 1.0})
+    check_terms(ARCHITECTURES[architecture], weights)
+    asked = student(tmp_path, student=architecture, loss=("kl",))
+    assert settled(asked) is asked
+
+
+def test_torch_compile_is_handed_on(tmp_path: Path) -> None:
+    found = [
+        trainer_arguments(student(tmp_path, device="cpu", torch_compile=asked), 10).torch_compile
+        for asked in (False, True)
+    ]
+    assert found == [False, True]
 
 
 def table(path: Path, words: list[str], width: int = 4) -> str:

@@ -105,7 +105,8 @@ def test_bad_loss_terms_are_explained(terms: list[str], message: str) -> None:
 def test_every_loss_term_is_computed_from_the_scores_it_speaks_of() -> None:
     scores = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
 
-    def model(batch: object) -> BatchScores:
+    def model(batch: object, mini_batch_size: int | None) -> BatchScores:
+        assert mini_batch_size is None
         return BatchScores(scores, in_batch=True)
 
     columns = torch.tensor([[0, 2], [1, 0]])
