@@ -11,16 +11,25 @@ from rankdistill.models.colbert import ColbertModel
 from rankdistill.models.cross_encoder import CrossEncoderModel
 from rankdistill.models.dot import DotModel
 from rankdistill.models.layout import model_type
+from rankdistill.models.multi_exit import MultiExitEncoder
 from rankdistill.models.prett import PrettModel
 from rankdistill.models.splade import SpladeModel
 from rankdistill.models.tk import TKModel
 from rankdistill.models.towers import OWN_CONFIG, Tower, read_json
 
-__all__ = ["ARCHITECTURES", "Model", "load_model"]
+__all__ = ["ARCHITECTURES", "Model", "at_exit", "load_model"]
 
 Model: TypeAlias = Tower | CrossEncoderModel
 
-_KINDS: tuple[type[Any], ...] = (DotModel, ColbertModel, SpladeModel, PrettModel, TKModel, CrossEncoderModel)
+_KINDS: tuple[type[Any], ...] = (
+    DotModel,
+    ColbertModel,
+    SpladeModel,
+    PrettModel,
+    TKModel,
+    CrossEncoderModel,
+    MultiExitEncoder,
+)
 ARCHITECTURES: dict[str, type[Any]] = {kind.architecture: kind for kind in _KINDS}
 """Our models by the name that their checkpoints and the command line give them."""
 _OF_SENTENCE_TRANSFORMERS: dict[str, type[ColbertModel] | type[SpladeModel]] = {
@@ -30,7 +39,9 @@ _OF_SENTENCE_TRANSFORMERS: dict[str, type[ColbertModel] | type[SpladeModel]] = {
 }
 
 
-def load_model(name_or_path: str | Path, *, device: str = "auto") -> Model:
+def load_model(
+    name_or_path: str | Path, *, device: str = "auto", exit: int | None = None, dim: int | None = None
+) -> Model:
     """The model in a folder: what its rankdistill.json says, or else what its layout tells.
 
     Without a rankdistill.json, modules of sentence-transformers tell by the class that wrote them; without those, a config
@@ -39,11 +50,32 @@ def load_model(name_or_path: str | Path, *, device: str = "auto") -> Model:
     Args:
         name_or_path: a folder, or a hub id.
         device: "auto", "cpu", "cuda", …
+        exit: of a model with exits, only the one after this many layers.
+        dim: of a model whose vectors may be cut, only this many numbers of them.
 
     Raises:
         FileNotFoundError: if there is no such folder, or no model in it.
-        BadDataError: if it's a model that isn't known here.
+        BadDataError: if it's a model that isn't known here, or one without exits of which one is asked for.
+        ValueError: for an exit or a dim that the model doesn't have.
     """
+    model = _load(name_or_path, device)
+    return model if exit is None and dim is None else at_exit(model, exit, dim)
+
+
+def at_exit(model: Model, exit: int | None, dim: int | None = None) -> Model:
+    """One exit of a model that has several.
+
+    Raises:
+        BadDataError: if it has none.
+        ValueError: for an exit or a dim that the model doesn't have.
+    """
+    if isinstance(model, MultiExitEncoder):
+        return model.at(exit, dim)
+    remedy = "leave the exit and the dim out, or train one with `rankdistill train margin-mse --student multi-exit`"
+    raise BadDataError("a model with exits", f"a {model.architecture} model", remedy)
+
+
+def _load(name_or_path: str | Path, device: str) -> Model:
     path = Path(resolve(str(name_or_path)))
     architecture = read_json(path / OWN_CONFIG).get("architecture")
     if architecture is not None:

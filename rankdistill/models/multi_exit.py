@@ -1,0 +1,248 @@
+"""The multi-exit student: a dot student that may stop at several layers, each with vectors of its own.
+
+Its checkpoint is a SentenceTransformer folder of the deepest exit, with the other exits' heads beside it; `truncate` writes
+any one exit as a dot student by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from rankdistill.models.backbone import check_same, resolve
+from rankdistill.models.dot import DotModel, Pooling, given_to_body
+from rankdistill.models.exits import (
+    Cell,
+    ExitHeads,
+    ExitScores,
+    HeadKind,
+    Learnt,
+    check_exit,
+    chosen_exits,
+    cut,
+    load_exits,
+    save_exits,
+    states_at,
+)
+from rankdistill.models.towers import OWN_CONFIG, Card, in_parts, read_json, write_json
+
+__all__ = ["MultiExitEncoder"]
+
+
+class MultiExitEncoder(DotModel):
+    """A dot student with several exits: `at(exit=k)` is one of them, an ordinary dot student that runs k layers.
+
+    Used as a dot student itself, it is its deepest exit.
+
+    Attributes:
+        exits: layers at each exit, in order of depth; the last is all of the body's.
+        dims: widths that its vectors may be cut to (Matryoshka), the full one first.
+        learnt: what a loss over the exits learns for itself.
+
+    Source:
+        ModularStarEncoder, arXiv:2503.03008, for the exits and their heads; arXiv:2205.13147 for widths.
+    """
+
+    architecture = "multi-exit"
+    card = Card(
+        scores="Pairs are scored by dot product.",
+        library="sentence-transformers",
+        task="sentence-similarity",
+        load="import rankdistill\n\nmodel = rankdistill.load(PATH)\nmodel.truncate(OTHER_PATH, exit=model.exits[0])",
+    )
+
+    def __init__(
+        self,
+        encoder: PreTrainedModel,
+        tokenizer: Any,
+        heads: ExitHeads,
+        *,
+        dims: Sequence[int] = (),
+        learnt: Learnt | None = None,
+        pooling: Pooling = "mean",
+        normalize: bool = False,
+        **lengths_and_prompts: Any,
+    ) -> None:
+        projection = cast(nn.Linear, heads)  # a projection for each exit
+        super().__init__(
+            encoder, tokenizer, pooling=pooling, projection=projection, normalize=normalize, **lengths_and_prompts
+        )
+        self.exits = heads.exits
+        self.learnt = Learnt(len(self.exits)) if learnt is None else learnt
+        self.dims = tuple(sorted({self.dim, *dims}, reverse=True))
+        if self.dims[0] != self.dim or self.dims[-1] < 1:
+            raise ValueError(f"expected dims between 1 and the vectors' {self.dim}, found {', '.join(map(str, dims))}")
+
+    @property
+    def heads(self) -> ExitHeads:
+        """What makes each exit's vectors of its pooled states."""
+        return cast(ExitHeads, self.projection)
+
+    def at(self, exit: int | None = None, dim: int | None = None) -> DotModel:
+        """One exit by itself: runs its layers only. It shares them with this model; its head is a copy, as it is now.
+
+        Args:
+            exit: layers to run; the deepest by default.
+            dim: first numbers of the vectors that are kept; all by default.
+
+        Raises:
+            ValueError: for an exit or a width that this model doesn't have; lists those that it has.
+        """
+        exit = check_exit(self.exits, exit)
+        if dim is not None and dim not in self.dims:
+            raise ValueError(f"dim {dim} does not exist: this model has dims {', '.join(map(str, self.dims))}")
+        view = DotModel(
+            cut(self.encoder, exit),
+            self.tokenizer,
+            pooling=self.pooling,
+            projection=self.heads.fold(exit, dim),
+            normalize=self.normalize,
+            query_max_length=self.query_max_length,
+            doc_max_length=self.doc_max_length,
+            query_prompt=self.query_prompt,
+            doc_prompt=self.doc_prompt,
+        )
+        return view.train(self.training)
+
+    def truncate(self, path: str | Path, *, exit: int | None = None, dim: int | None = None) -> None:
+        """Writes one exit as a smaller checkpoint by itself, with its head, which SentenceTransformer loads.
+
+        Args:
+            path: the folder to write.
+            exit: as in `at`; so for `dim`.
+        """
+        self.at(exit, dim).save_pretrained(path)
+
+    def vectors(
+        self,
+        input_ids: Tensor | None,
+        attention_mask: Tensor,
+        token_type_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+    ) -> Tensor:
+        """Vectors [B, D] of the deepest exit."""
+        return self.exit_vectors(input_ids, attention_mask, token_type_ids, inputs_embeds)[-1]
+
+    def exit_vectors(
+        self,
+        input_ids: Tensor | None,
+        attention_mask: Tensor,
+        token_type_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        dim: int | None = None,
+    ) -> Tensor:
+        """Vectors [E, B, D] at all exits, in order of depth, in one pass; of the first `dim` numbers, if that is given."""
+        return self._cut(self._raw_vectors(input_ids, attention_mask, token_type_ids, inputs_embeds), dim)
+
+    def _raw_vectors(
+        self,
+        input_ids: Tensor | None,
+        attention_mask: Tensor,
+        token_type_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+    ) -> Tensor:
+        given = given_to_body(input_ids, attention_mask, token_type_ids, inputs_embeds)
+        states = states_at(self.encoder, self.exits, given)
+        return torch.stack(self.heads([self.pool(state, attention_mask) for state in states]))
+
+    def _cut(self, vectors: Tensor, dim: int | None) -> Tensor:
+        vectors = vectors if dim is None else vectors[..., :dim]
+        return functional.normalize(vectors, dim=-1) if self.normalize else vectors
+
+    def forward(self, batch: Mapping[str, Tensor]) -> ExitScores:
+        """Scores [B, M] of every query with every doc at each exit and width, in one pass; as in `Tower.forward`."""
+        queries, docs = in_parts(self, batch, lambda ids, mask, _, embeds: self._raw_vectors(ids, mask, None, embeds))
+        query_EBD, doc_EMD = torch.cat(queries, 1).float(), torch.cat(docs, 1).float()
+        with torch.autocast(query_EBD.device.type, enabled=False):
+            by_dim = {dim: self._cut(query_EBD, dim) @ self._cut(doc_EMD, dim).mT for dim in (None, *self.dims[1:])}
+            at = {Cell(exit, dim): by_dim[dim][i] for i, exit in enumerate(self.exits) for dim in by_dim}
+            deepest = at[Cell(self.exits[-1])]
+            learnt = self.learnt
+            return ExitScores(deepest, in_batch=True, at=at, scales=learnt.scales, log_variances=learnt.log_variances)
+
+    def own_config(self) -> dict[str, Any]:
+        """As in `Tower.own_config`."""
+        return super().own_config() | {
+            "exits": list(self.exits),
+            "dims": list(self.dims),
+            "head": self.heads.kind,
+            "learnt": sorted(self.learnt.state_dict()),
+        }
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        exits: Sequence[int] | None = None,
+        dims: Sequence[int] | None = None,
+        head: HeadKind | None = None,
+        projection_dim: int | None = None,
+        **settings: Any,
+    ) -> MultiExitEncoder:
+        """Loads a checkpoint of ours, or puts exits into any dot student, SentenceTransformer or encoder of a known family.
+
+        Untrained, each exit's vectors are those of the encoder cut there: a linear head starts as the identity, or as the
+        projection that the checkpoint has.
+
+        Args:
+            exits: layers at each exit; None keeps the checkpoint's, or is every second layer. Layers above the deepest exit
+                are left out.
+            dims: widths that vectors may be cut to beside the full one; None keeps the checkpoint's, or is none.
+            head: None keeps the checkpoint's, or is "linear".
+            projection_dim: full width of the vectors; None keeps the checkpoint's, or is the encoder's.
+            settings: as in `DotModel.from_pretrained`.
+
+        Raises:
+            BadDataError: for a family of encoders that isn't covered, or a torn checkpoint.
+            ValueError: for exits that don't exist, or others than a checkpoint has.
+        """
+        path = Path(resolve(str(name_or_path)))
+        own = read_json(path / OWN_CONFIG)
+        ours = own.get("architecture") == cls.architecture
+        base = DotModel.from_pretrained(path, **settings)  # for a checkpoint of ours, its deepest exit
+        if ours:
+            full = int(own["dims"][0])
+            wanted = {
+                "exits": exits and sorted(exits),
+                "dims": dims and sorted({full, *dims}, reverse=True),
+                "head": head,
+            }
+            check_same(path, wanted | {"projection_dim": projection_dim}, own | {"projection_dim": full})
+            exits, dims, head = own["exits"], own["dims"], own["head"]
+        chosen = chosen_exits(exits, int(base.config.num_hidden_layers))
+        start = base.projection if projection_dim in (None, base.dim) else None
+        heads = ExitHeads(head or "linear", chosen, int(base.config.hidden_size), projection_dim or base.dim, start)
+        model = cls(
+            cut(base.encoder, chosen[-1]),
+            base.tokenizer,
+            heads,
+            dims=dims or (),
+            learnt=Learnt.of(len(chosen), own.get("learnt", ())),
+            pooling=base.pooling,
+            normalize=base.normalize,
+            query_max_length=base.query_max_length,
+            doc_max_length=base.doc_max_length,
+            query_prompt=base.query_prompt,
+            doc_prompt=base.doc_prompt,
+        )
+        if ours:
+            load_exits(path, model._own_parts())
+        model.eval()
+        return model.to(base.device)
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Writes a folder that `MultiExitEncoder.from_pretrained(path)` loads; `SentenceTransformer(path)` is the deepest exit."""
+        folder = Path(path)
+        self.at().save_pretrained(folder)
+        save_exits(folder, self._own_parts())
+        write_json(folder / OWN_CONFIG, self.own_config())
+
+    def _own_parts(self) -> dict[str, nn.Module]:
+        return {"heads": self.heads, "learnt": self.learnt}
