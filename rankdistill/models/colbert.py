@@ -177,28 +177,41 @@ class ColbertModel(InteractionModel):
         if kind == "query" and self.expansion is not None:
             input_ids, attention_mask = self._expand(input_ids, attention_mask)
             inputs_embeds = None
-        return self._states(input_ids, attention_mask, kind, inputs_embeds)
+        *_, states_BLD, counts_BL = self.represent(input_ids, attention_mask, kind, inputs_embeds)
+        return states_BLD, counts_BL
 
     def _expand(self, input_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         assert self.expansion is not None
         return expand(input_ids, mask, self.expansion, self.tokenizer.mask_token_id, self.tokenizer.pad_token_id)
 
-    def _states(
-        self, input_ids: Tensor, mask_BL: Tensor, kind: Kind, inputs_embeds: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        attention_BL = mask_BL
+    def represent(
+        self, input_ids: Tensor, attention_mask: Tensor, kind: Kind, inputs_embeds: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """States of tokens and which of them count, of queries that have their [MASK]s."""
+        given = self._given(input_ids, attention_mask, kind, inputs_embeds)
+        states_BLD = self._compared(self.projection(self.encoder(**given)[0]))
+        return states_BLD, self._counts(input_ids, attention_mask, kind)
+
+    def _given(
+        self, input_ids: Tensor, attention_mask: Tensor, kind: Kind, inputs_embeds: Tensor | None
+    ) -> dict[str, Tensor]:
+        attention_BL = attention_mask
         if kind == "query" and self.expansion is not None and not self.expansion.attend:
             # The [MASK]s after the last other token; a query's text may have some of its own.
-            others_BL = mask_BL.bool() & (input_ids != self.tokenizer.mask_token_id)
-            attention_BL = others_BL.flip(1).cummax(1).values.flip(1).to(mask_BL.dtype)
+            others_BL = attention_mask.bool() & (input_ids != self.tokenizer.mask_token_id)
+            attention_BL = others_BL.flip(1).cummax(1).values.flip(1).to(attention_mask.dtype)
         given = {"input_ids": input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
-        states_BLD: Tensor = self.projection(self.encoder(attention_mask=attention_BL, **given)[0]).float()
-        if self.normalize:
-            states_BLD = functional.normalize(states_BLD, dim=-1)
-        counts_BL = mask_BL.bool()
+        return given | {"attention_mask": attention_BL}
+
+    def _compared(self, projected_BLD: Tensor) -> Tensor:
+        states_BLD = projected_BLD.float()
+        return functional.normalize(states_BLD, dim=-1) if self.normalize else states_BLD
+
+    def _counts(self, input_ids: Tensor, attention_mask: Tensor, kind: Kind) -> Tensor:
+        counts_BL = attention_mask.bool()
         if kind == "document" and len(self._skip_ids):
             counts_BL = counts_BL & ~torch.isin(input_ids, self._skip_ids)
-        return states_BLD, counts_BL
+        return counts_BL
 
     def interact(self, query_PLD: Tensor, query_mask_PL: Tensor, doc_PLD: Tensor, doc_mask_PL: Tensor) -> Tensor:
         """As in `InteractionModel.interact`: MaxSim."""
@@ -209,7 +222,12 @@ class ColbertModel(InteractionModel):
         whole = dict(batch)
         if self.expansion is not None:  # before the look-up, which is one for all tokens
             whole["query_ids"], whole["query_mask"] = self._expand(batch["query_ids"], batch["query_mask"])
-        queries, docs = in_parts(self, whole, self._states)
+        return self.compare(*in_parts(self, whole, self.represent), batch["doc_columns"])
+
+    def compare(
+        self, queries: Sequence[tuple[Tensor, ...]], docs: Sequence[tuple[Tensor, ...]], columns_BN: Tensor
+    ) -> BatchScores:
+        """Scores [B, M] of every query with every doc, from parts of what both became."""
         query_BLD, query_mask_BL = pad_cat(queries)
         scores = [maxsim(query_BLD, query_mask_BL, *part) for part in docs]
         return BatchScores(torch.cat(scores, 1), in_batch=True)

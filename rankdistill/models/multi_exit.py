@@ -30,7 +30,7 @@ from rankdistill.models.exits import (
     save_exits,
     states_at,
 )
-from rankdistill.models.towers import OWN_CONFIG, Card, in_parts, read_json, write_json
+from rankdistill.models.towers import OWN_CONFIG, Card, Kind, in_parts, read_json, write_json
 
 __all__ = ["MultiExitEncoder"]
 
@@ -138,33 +138,48 @@ class MultiExitEncoder(DotModel):
         dim: int | None = None,
     ) -> Tensor:
         """Vectors [E, B, D] at all exits, in order of depth, in one pass; of the first `dim` numbers, if that is given."""
-        return self._cut(self._raw_vectors(input_ids, attention_mask, token_type_ids, inputs_embeds), dim)
-
-    def _raw_vectors(
-        self,
-        input_ids: Tensor | None,
-        attention_mask: Tensor,
-        token_type_ids: Tensor | None,
-        inputs_embeds: Tensor | None,
-    ) -> Tensor:
         given = given_to_body(input_ids, attention_mask, token_type_ids, inputs_embeds)
+        return torch.stack([self._cut(vectors_BD, dim) for vectors_BD in self._at_all(given)])
+
+    def _at_all(self, given: Mapping[str, Tensor]) -> list[Tensor]:
+        """Vectors [B, D] at each exit, of full width and not normalised."""
         states = states_at(self.encoder, self.exits, given)
-        return torch.stack(self.heads([self.pool(state, attention_mask) for state in states]))
+        found: list[Tensor] = self.heads([self.pool(state, given["attention_mask"]) for state in states])
+        return found
 
     def _cut(self, vectors: Tensor, dim: int | None) -> Tensor:
-        vectors = vectors if dim is None else vectors[..., :dim]
+        vectors = vectors[..., :dim]
         return functional.normalize(vectors, dim=-1) if self.normalize else vectors
 
-    def forward(self, batch: Mapping[str, Tensor]) -> ExitScores:
-        """Scores [B, M] of every query with every doc at each exit and width, in one pass; as in `Tower.forward`."""
-        queries, docs = in_parts(self, batch, lambda ids, mask, _, embeds: self._raw_vectors(ids, mask, None, embeds))
-        query_EBD, doc_EMD = torch.cat(queries, 1).float(), torch.cat(docs, 1).float()
-        with torch.autocast(query_EBD.device.type, enabled=False):
-            by_dim = {dim: self._cut(query_EBD, dim) @ self._cut(doc_EMD, dim).mT for dim in (None, *self.dims[1:])}
-            at = {Cell(exit, dim): by_dim[dim][i] for i, exit in enumerate(self.exits) for dim in by_dim}
+    def represent(
+        self, input_ids: Tensor, attention_mask: Tensor, kind: Kind, inputs_embeds: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """What texts of either kind become by themselves: vectors [B, D] at each exit, not normalised, for `compare`."""
+        return tuple(self._at_all(given_to_body(input_ids, attention_mask, None, inputs_embeds)))
+
+    def compare(
+        self, queries: Sequence[tuple[Tensor, ...]], docs: Sequence[tuple[Tensor, ...]], columns_BN: Tensor
+    ) -> ExitScores:
+        """Scores [B, M] of every query with every doc at each exit and width, in fp32, from parts of what both became."""
+        at = {}
+        with torch.autocast(columns_BN.device.type, enabled=False):
+            for i, exit in enumerate(self.exits):
+                query_BD, doc_MD = (torch.cat([part[i] for part in side]).float() for side in (queries, docs))
+                for dim in (None, *self.dims[1:]):
+                    at[Cell(exit, dim)] = self._cut(query_BD, dim) @ self._cut(doc_MD, dim).T
             deepest = at[Cell(self.exits[-1])]
             learnt = self.learnt
-            return ExitScores(deepest, in_batch=True, at=at, scales=learnt.scales, log_variances=learnt.log_variances)
+            return ExitScores(deepest, True, at=at, scales=learnt.scales, log_variances=learnt.log_variances)
+
+    def forward(self, batch: Mapping[str, Tensor]) -> ExitScores:
+        """Scores at each exit, in one pass; as in `Tower.forward`."""
+        return self.compare(*in_parts(self, batch, self.represent), batch["doc_columns"])
+
+    def learn(self, *, scale: float | None = None, uncertainty: bool = False) -> None:
+        """Says what the loss is to learn for itself, as `Learnt`; what has been learnt already is kept."""
+        learnt = Learnt(len(self.exits), scale=scale, uncertainty=uncertainty).to(self.device)
+        learnt.load_state_dict(self.learnt.state_dict(), strict=False)
+        self.learnt = learnt
 
     def own_config(self) -> dict[str, Any]:
         """As in `Tower.own_config`."""
@@ -210,8 +225,8 @@ class MultiExitEncoder(DotModel):
         if ours:
             full = int(own["dims"][0])
             wanted = {
-                "exits": exits and sorted(exits),
-                "dims": dims and sorted({full, *dims}, reverse=True),
+                "exits": sorted(set(exits)) if exits else None,
+                "dims": sorted({full, *dims}, reverse=True) if dims else None,
                 "head": head,
             }
             check_same(path, wanted | {"projection_dim": projection_dim}, own | {"projection_dim": full})

@@ -49,15 +49,21 @@ class BatchScores:
         scores: [B, M] of every query with every doc of the batch, or [B, N] of each row's own docs.
         in_batch: which of the two.
         penalties: named terms of the model's own (a sparse model's FLOPS, say), scalars, not yet weighted.
+        scale: what multiplies scores in contrastive terms, where the model learns that; a scalar.
     """
 
     scores: Tensor
     in_batch: bool
     penalties: dict[str, Tensor] = field(default_factory=dict)
+    scale: Tensor | None = None
 
     def own(self, columns_BN: Tensor) -> Tensor:
         """Scores [B, N] of each row's own docs, whose columns in the batch are `columns_BN`."""
         return self.scores.gather(1, columns_BN) if self.in_batch else self.scores
+
+    def scaled(self, scores: Tensor) -> Tensor:
+        """Any of its scores, as contrastive terms take them."""
+        return scores if self.scale is None else scores * self.scale
 
 
 @dataclass(frozen=True)
@@ -238,7 +244,7 @@ def in_parts(
     return found[0], found[1]
 
 
-def pad_cat(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+def pad_cat(parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, Tensor]:
     """Parts of different lengths as one [B, L, D] and its mask [B, L]."""
     longest = max(mask.shape[1] for _, mask in parts)
     states = [nn.functional.pad(part, (0, 0, 0, longest - part.shape[1])) for part, _ in parts]

@@ -17,6 +17,7 @@ __all__ = [
     "MsmarcoOptions",
     "RerankOptions",
     "SearchOptions",
+    "TruncateOptions",
 ]
 
 
@@ -30,6 +31,12 @@ class _CollectionOptions:
 class _ModelOptions:
     model: str
     """A checkpoint of ours, a sentence-transformers folder, or the id of one on the hub."""
+
+    exit: int | None = None
+    """Of a model with exits: run this many layers; the deepest exit by default."""
+
+    dim: int | None = None
+    """Of a multi-exit model with dims: this many numbers of each vector; all by default."""
 
     device: str = "auto"
     """Where the model runs: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps"."""
@@ -127,6 +134,23 @@ class RerankOptions(_ModelOptions, _CollectionOptions):
 
     tag: str = "rankdistill"
     """The system's name in the run file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TruncateOptions:
+    """Writes one exit of a model that has several as a smaller model by itself."""
+
+    model: str
+    """The model with exits."""
+
+    exit: int
+    """Layers that are kept."""
+
+    dim: int | None = None
+    """Numbers of each vector that are kept; all by default."""
+
+    output: Output
+    """The folder to write."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from rankdistill.models.colbert import PUNCTUATION, ColbertModel, Expansion
 from rankdistill.models.cross_encoder import CrossEncoderModel
 from rankdistill.models.dot import DotModel
 from rankdistill.models.loading import Model
+from rankdistill.models.multi_exit import MultiExitEncoder
 from rankdistill.models.prett import PrettModel
 from rankdistill.models.splade import SpladeModel
 from rankdistill.models.tk import TKModel
@@ -54,6 +55,8 @@ def new_student(options: MarginMSEOptions, collection: Collection | None = None)
         return PrettModel.from_pretrained(
             options.init, join_layer=own.join_layer, compress_dim=own.compress_dim, **body
         )
+    if options.student == "multi-exit":
+        return _multi_exit(options, body)
     assert options.student == "dot"
     return DotModel.from_pretrained(
         options.init, pooling=options.pooling, projection_dim=options.projection_dim, normalize=False, **body
@@ -75,6 +78,22 @@ def _colbert(options: MarginMSEOptions, body: dict[str, Any]) -> ColbertModel:
         skip_words=PUNCTUATION if own.skip_punctuation else (),
         **body,
     )
+
+
+def _multi_exit(options: MarginMSEOptions, body: dict[str, Any]) -> MultiExitEncoder:
+    own = options.multi_exit
+    model = MultiExitEncoder.from_pretrained(
+        options.init,
+        exits=own.exits,
+        head=own.head,
+        dims=own.dims,
+        projection_dim=options.projection_dim,
+        pooling=options.pooling,
+        normalize=own.normalize,
+        **body,
+    )
+    model.learn(scale=own.scale, uncertainty=own.weights == "uncertainty")
+    return model
 
 
 def penalty_weights(options: MarginMSEOptions, num_steps: int) -> dict[str, Callable[[Tensor], Tensor]]:
