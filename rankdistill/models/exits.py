@@ -33,6 +33,7 @@ __all__ = [
     "check_exit",
     "chosen_exits",
     "cut",
+    "family_of",
     "load_exits",
     "save_exits",
     "shallow_copy",
@@ -76,7 +77,12 @@ FAMILIES = {
 """By `model_type`. Their layers are run one after the other, and nothing but the final norm follows them."""
 
 
-def _family(body: PreTrainedModel) -> Family:
+def family_of(body: PreTrainedModel) -> Family:
+    """Where a body keeps its layers.
+
+    Raises:
+        BadDataError: for a family that isn't covered.
+    """
     kind = str(body.config.model_type)
     if kind not in FAMILIES:
         expected, found = f"an encoder whose exits are known ({', '.join(FAMILIES)})", f"one of the family {kind}"
@@ -93,7 +99,7 @@ def cut(body: PreTrainedModel, num_layers: int) -> PreTrainedModel:
         BadDataError: for a family that isn't covered.
         ValueError: if there aren't that many layers.
     """
-    family, depth = _family(body), int(body.config.num_hidden_layers)
+    family, depth = family_of(body), int(body.config.num_hidden_layers)
     if not 1 <= num_layers <= depth:
         raise ValueError(f"exit {num_layers} does not exist: the body has layers 1 to {depth}")
     config = copy.deepcopy(body.config)
@@ -126,7 +132,7 @@ def states_at(body: PreTrainedModel, exits: Sequence[int], given: Mapping[str, T
         exits: in order of depth, the last one not beyond the body's depth.
         given: the body's arguments.
     """
-    family, depth = _family(body), int(body.config.num_hidden_layers)
+    family, depth = family_of(body), int(body.config.num_hidden_layers)
     output = body(**given, output_hidden_states=True)
     norm = getattr(body, family.norm) if family.norm else nn.Identity()
     # The last state comes with the final norm, the others without.
@@ -268,9 +274,11 @@ class ExitHeads(nn.Module):
 
     def forward(self, states: Sequence[Tensor]) -> list[Tensor]:
         """What the heads make of each exit's states [..., H]: [..., D]."""
-        if self.kind == "none":
-            return list(states)
-        return [nn.functional.linear(state, *self._weights(i)) for i, state in enumerate(states)]
+        return [self.at(i, state) for i, state in enumerate(states)]
+
+    def at(self, i: int, state: Tensor) -> Tensor:
+        """What the head of the exit at position `i` makes of its states [..., H]: [..., D]."""
+        return state if self.kind == "none" else nn.functional.linear(state, *self._weights(i))
 
     def _weights(self, i: int) -> tuple[Tensor, Tensor | None]:
         """Weight [D, H] and bias [D] of the exit at position `i`."""

@@ -30,6 +30,7 @@ from rankdistill.models.exits import (
     save_exits,
     states_at,
 )
+from rankdistill.models.segments import final_norm, segments
 from rankdistill.models.towers import OWN_CONFIG, Card, Kind, in_parts, read_json, write_json
 
 __all__ = ["MultiExitEncoder"]
@@ -150,6 +151,27 @@ class MultiExitEncoder(DotModel):
     def _cut(self, vectors: Tensor, dim: int | None) -> Tensor:
         vectors = vectors[..., :dim]
         return functional.normalize(vectors, dim=-1) if self.normalize else vectors
+
+    def advance(
+        self, exit: int, attention_mask: Tensor, input_ids: Tensor | None = None, inputs_embeds: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Runs the layers from the exit before to this one only.
+
+        Args:
+            exit: where to stop.
+            attention_mask: [B, L].
+            input_ids: [B, L], for the first exit.
+            inputs_embeds: [B, L, H], for the others: the states at the exit before, as they came out of here.
+
+        Returns:
+            States [B, L, H] to go on from, and the exit's vectors [B, D].
+        """
+        i = self.exits.index(check_exit(self.exits, exit))
+        body = segments(self.encoder, self.exits)[i]
+        given = {"input_ids": input_ids} if i == 0 else {"inputs_embeds": inputs_embeds}
+        states_BLH: Tensor = body(attention_mask=attention_mask, **given)[0]
+        pooled_BH = self.pool(final_norm(self.encoder)(states_BLH), attention_mask)
+        return states_BLH, self._cut(self.heads.at(i, pooled_BH), None)
 
     def represent(
         self, input_ids: Tensor, attention_mask: Tensor, kind: Kind, inputs_embeds: Tensor | None = None
