@@ -15,6 +15,7 @@ from rankdistill.errors import RankDistillError
 from rankdistill.options.retrieval import (
     EncodeOptions,
     EvaluateOptions,
+    ExitsOptions,
     IndexOptions,
     RerankOptions,
     SearchOptions,
@@ -208,6 +209,17 @@ def truncate(options: Annotated[TruncateOptions, _Flat]) -> None:
     from rankdistill.retrieval.commands import run_truncate
 
     run_truncate(options)
+
+
+@app.command
+def exits(options: Annotated[ExitsOptions, _Flat]) -> None:
+    """Measure every exit of a model in one pass: quality, speed, operations and bytes; and stopping where a query is sure.
+
+    Example: rankdistill exits --model runs/exits/model --collection data/conala --plot exits.svg
+    """
+    from rankdistill.retrieval.exit_report import run_exits
+
+    print(run_exits(options))
 
 
 @app.command
