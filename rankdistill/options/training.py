@@ -189,7 +189,7 @@ class MarginMSEOptions(LossOptions, TrainingOptions):
     splade: SpladeOptions = field(default_factory=SpladeOptions)
     """For --student splade."""
 
-    pooling: Literal["mean", "cls"] = "mean"
+    pooling: Literal["mean", "cls", "lasttoken"] = "mean"
     """How token states become one vector."""
 
     projection_dim: int | None = None
