@@ -362,7 +362,9 @@ def _read_layout(path: Path, *, plain: bool) -> dict[str, Any]:
         names = [str(name) for name in read_json(path / "config.json").get("architectures") or []]
         # An encoder's body, whatever head it once had, will do; another student or a ColBERT of another layout won't.
         foreign = (
-            kind not in (None, "SentenceTransformer") or architecture not in (None, "dot") or "HF_ColBERT" in names
+            kind not in (None, "SentenceTransformer")
+            or architecture not in (None, "dot", "multi-exit")
+            or "HF_ColBERT" in names
         )
         if foreign or not plain:
             what = architecture or (kind if kind != "SentenceTransformer" else None) or ", ".join(names) or "no model"

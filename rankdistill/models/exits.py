@@ -207,6 +207,7 @@ class Learnt(nn.Module):
 
     def __init__(self, num_exits: int, *, scale: float | None = None, uncertainty: bool = False) -> None:
         super().__init__()
+        self.num_exits = num_exits
         self.scale: nn.Parameter | None = None
         self.log_variance: nn.Parameter | None = None
         if scale is not None:
@@ -218,6 +219,12 @@ class Learnt(nn.Module):
     def of(cls, num_exits: int, names: Collection[str]) -> Learnt:
         """With the weights of these names, to be loaded."""
         return cls(num_exits, scale=1.0 if "scale" in names else None, uncertainty="log_variance" in names)
+
+    def become(self, *, scale: float | None = None, uncertainty: bool = False) -> Learnt:
+        """One that learns what is said here; what this one has learnt of it is kept."""
+        other = Learnt(self.num_exits, scale=scale, uncertainty=uncertainty)
+        other.load_state_dict(self.state_dict(), strict=False)
+        return other
 
     # Not the weights themselves: DistributedDataParallel looks for results of operations in what forward returns.
 

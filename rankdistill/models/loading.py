@@ -12,6 +12,8 @@ from rankdistill.models.cross_encoder import CrossEncoderModel
 from rankdistill.models.dot import DotModel
 from rankdistill.models.layout import model_type
 from rankdistill.models.multi_exit import MultiExitEncoder
+from rankdistill.models.multi_exit_colbert import MultiExitColbert
+from rankdistill.models.multi_exit_cross_encoder import MultiExitCrossEncoder
 from rankdistill.models.prett import PrettModel
 from rankdistill.models.splade import SpladeModel
 from rankdistill.models.tk import TKModel
@@ -29,6 +31,8 @@ _KINDS: tuple[type[Any], ...] = (
     TKModel,
     CrossEncoderModel,
     MultiExitEncoder,
+    MultiExitColbert,
+    MultiExitCrossEncoder,
 )
 ARCHITECTURES: dict[str, type[Any]] = {kind.architecture: kind for kind in _KINDS}
 """Our models by the name that their checkpoints and the command line give them."""
@@ -71,7 +75,12 @@ def at_exit(model: Model, exit: int | None, dim: int | None = None) -> Model:
     """
     if isinstance(model, MultiExitEncoder):
         return model.at(exit, dim)
-    remedy = "leave the exit and the dim out, or train one with `rankdistill train margin-mse --student multi-exit`"
+    if dim is not None:
+        found = f"a {model.architecture} model"
+        raise BadDataError("a multi-exit model, whose vectors may be cut", found, "leave the dim out")
+    if isinstance(model, MultiExitColbert | MultiExitCrossEncoder):
+        return model.at(exit)
+    remedy = "leave the exit out, or train one with `rankdistill train margin-mse --student multi-exit`"
     raise BadDataError("a model with exits", f"a {model.architecture} model", remedy)
 
 

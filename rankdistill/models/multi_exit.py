@@ -199,9 +199,7 @@ class MultiExitEncoder(DotModel):
 
     def learn(self, *, scale: float | None = None, uncertainty: bool = False) -> None:
         """Says what the loss is to learn for itself, as `Learnt`; what has been learnt already is kept."""
-        learnt = Learnt(len(self.exits), scale=scale, uncertainty=uncertainty).to(self.device)
-        learnt.load_state_dict(self.learnt.state_dict(), strict=False)
-        self.learnt = learnt
+        self.learnt = self.learnt.become(scale=scale, uncertainty=uncertainty).to(self.device)
 
     def own_config(self) -> dict[str, Any]:
         """As in `Tower.own_config`."""

@@ -162,23 +162,34 @@ class MarginMSEOptions(LossOptions, TrainingOptions):
     """Dropout of the student's body. 0 by default: a teacher's scores leave little to overfit, and on a CPU attention
     without dropout is much faster."""
 
-    student: Literal["dot", "multi-exit", "colbert", "splade", "prett", "tk", "cross-encoder"] = "dot"
+    student: Literal[
+        "dot",
+        "multi-exit",
+        "colbert",
+        "multi-exit-colbert",
+        "splade",
+        "prett",
+        "tk",
+        "cross-encoder",
+        "multi-exit-cross-encoder",
+    ] = "dot"
     """Architecture of the student. dot: one vector a text, compared by dot product. multi-exit: a dot student that may
     stop after several numbers of layers, with vectors of its own at each of these exits, all trained at once. colbert: one
     vector a token, compared by MaxSim. splade: weights of the vocabulary's terms, compared by dot product. Those that score
     the rows' own docs only, and so have no in-batch losses: prett, whose lower layers read query and document apart and its
-    upper ones together; tk, which compares words by kernels; cross-encoder, which reads both together."""
+    upper ones together; tk, which compares words by kernels; cross-encoder, which reads both together.
+    multi-exit-colbert and multi-exit-cross-encoder have exits too."""
 
     colbert: ColbertOptions = field(default_factory=ColbertOptions)
     """For --student colbert."""
 
     multi_exit: MultiExitOptions = field(default_factory=MultiExitOptions)
-    """For --student multi-exit."""
+    """For students with exits."""
 
     splade: SpladeOptions = field(default_factory=SpladeOptions)
     """For --student splade."""
 
-    pooling: Literal["mean", "cls"] = "mean"
+    pooling: Literal["mean", "cls", "lasttoken"] = "mean"
     """How token states become one vector."""
 
     projection_dim: int | None = None

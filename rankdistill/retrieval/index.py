@@ -12,7 +12,7 @@ from scipy.sparse import issparse
 from rankdistill.errors import BadDataError, BadStoreError
 from rankdistill.models.colbert import ColbertModel
 from rankdistill.models.dot import DotModel
-from rankdistill.models.loading import Model
+from rankdistill.models.loading import ARCHITECTURES, Model
 from rankdistill.models.splade import SpladeModel
 from rankdistill.retrieval import sparse
 from rankdistill.retrieval.encode import DTypeName
@@ -90,7 +90,7 @@ def index_of(precomputed: Precomputed, *, device: Device = "auto", num_centroids
     """
     docs, doc_ids = precomputed.docs, precomputed.doc_ids
     if isinstance(docs, TokenStates):
-        if precomputed.architecture != ColbertModel.architecture:
+        if not searches(ARCHITECTURES[precomputed.architecture]):
             raise _only_reranks(precomputed.architecture)
         return TokenIndex.build(docs, doc_ids, num_centroids)
     if num_centroids is not None:

@@ -113,7 +113,7 @@ def teacher_of(cell: Cell, exits: Sequence[int], teacher: Literal["last", "next"
 
 def exit_loss(options: MarginMSEOptions) -> ExitLoss | None:
     """What the options ask for; None for a student without exits."""
-    if options.student != "multi-exit":
+    if not options.student.startswith("multi-exit"):
         return None
     own = options.multi_exit
     if own.teacher_weight < 0:

@@ -16,8 +16,9 @@ from rankdistill.formats.trec import read_run
 from rankdistill.models.dot import DotModel
 from rankdistill.models.loading import load_model
 from rankdistill.models.multi_exit import MultiExitEncoder
-from rankdistill.options.students import MultiExitOptions
+from rankdistill.options.students import ColbertOptions, MultiExitOptions
 from rankdistill.options.training import MarginMSEOptions, Stage
+from rankdistill.retrieval.rerank import score_pairs
 from rankdistill.retrieval.systems import rank
 from rankdistill.training.margin_mse import train_margin_mse
 from rankdistill.training.rows import TowerSource
@@ -126,6 +127,33 @@ def test_each_exit_searches_re_ranks_and_is_truncated(
     with pytest.raises(SystemExit, match="1"):
         cli.main(["truncate", "--model", str(model), "--exit", "3", "--output", str(tmp_path / "three")])
     assert "rankdistill: exit 3 does not exist: this model has exits 1, 2, 4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("student", ["multi-exit-colbert", "multi-exit-cross-encoder"])
+def test_other_students_have_exits_too(tmp_path: Path, conala: Path, encoder_dir: Path, student: str) -> None:
+    collection, lines = open_collection(conala), []
+    for i, (query_id, judged) in enumerate(list(collection.qrels("train").items())[:64]):
+        docs = [next(iter(judged)), collection.doc_ids[40 * i]]
+        # What a student can find out: a third of the doc's words, at most 5.
+        scores = [min(5, len(text.split()) / 3) for text in collection.doc_texts(docs)]
+        lines.append("\t".join([*(f"{score:.4f}" for score in scores), query_id, *docs]) + "\n")
+    (tmp_path / "scores.tsv").write_text("".join(lines))
+    own = MultiExitOptions(exits=(2, 4), teacher="last", weights="uniform")
+    more: dict[str, Any] = {"student": student, "multi_exit": own, "loss": ("margin-mse",), "teacher_scale": 1.0}
+    more |= {"scores": (str(tmp_path / "scores.tsv"),), "colbert": ColbertOptions(dim=16, normalize=False)}
+    more |= {"query_max_length": 16, "max_steps": 64}
+    dev = {"dev_split": "test", "dev_queries": 5, "dev_depth": 5, "dev_mode": "rerank", "eval_steps": 32}
+    folder = train_margin_mse(options(conala, encoder_dir, tmp_path / "run", **more, **dev))
+    log = history(tmp_path / "run")
+    for exit in (2, 4):
+        terms = [entry[f"loss/exit{exit}/margin-mse"] for entry in log]
+        assert np.mean(terms[-8:]) < 0.9 * np.mean(terms[:8])
+    model = load_model(folder, device="cpu")
+    assert model.architecture == student
+    two = load_model(folder, device="cpu", exit=2)
+    assert two.architecture == student.removeprefix("multi-exit-")
+    pairs = ["sort a list"] * 3, ["sorted(a)", "open(path)", "x"]
+    assert score_pairs(two, *pairs, progress=False).std() > 0
 
 
 def test_stages_keep_the_exits(tmp_path: Path, conala: Path, encoder_dir: Path) -> None:

@@ -315,7 +315,7 @@ def test_what_does_not_exist(encoder_dir: EncoderDir, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"without head are as wide as the states \(32\), found 8 asked for"):
         make(encoder_dir("bert"), head="none", projection_dim=8)
     DotModel.from_pretrained(encoder_dir("bert"), device="cpu").save_pretrained(tmp_path / "dot")
-    with pytest.raises(BadDataError, match=r"expected a model with exits, found a dot model; leave the exit"):
+    with pytest.raises(BadDataError, match=r"expected a model with exits, found a dot model; leave the exit out"):
         load_model(tmp_path / "dot", exit=2)
 
 
