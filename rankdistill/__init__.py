@@ -22,12 +22,16 @@ if TYPE_CHECKING:
     from rankdistill.models.cross_encoder import CrossEncoderModel
     from rankdistill.models.dot import DotModel
     from rankdistill.models.loading import load_model as load
+    from rankdistill.models.multi_exit import MultiExitEncoder
+    from rankdistill.models.multi_exit_colbert import MultiExitColbert
+    from rankdistill.models.multi_exit_cross_encoder import MultiExitCrossEncoder
     from rankdistill.models.prett import PrettModel
     from rankdistill.models.splade import SpladeModel
     from rankdistill.models.tk import TKModel
     from rankdistill.options.training import MarginMSEOptions, Stage, TeacherOptions
     from rankdistill.records import Qrels, Run
     from rankdistill.retrieval.bm25 import BM25
+    from rankdistill.retrieval.encode import encode_exits, encode_texts
     from rankdistill.retrieval.index import FlatIndex, SparseIndex, TokenIndex, build_index
     from rankdistill.retrieval.rerank import rerank
     from rankdistill.retrieval.search import search
@@ -44,6 +48,9 @@ __all__ = [
     "Evaluation",
     "FlatIndex",
     "MarginMSEOptions",
+    "MultiExitColbert",
+    "MultiExitCrossEncoder",
+    "MultiExitEncoder",
     "PrettModel",
     "Qrels",
     "Run",
@@ -59,6 +66,8 @@ __all__ = [
     "build_index",
     "collection_from_texts",
     "compare",
+    "encode_exits",
+    "encode_texts",
     "evaluate",
     "load",
     "open_collection",
@@ -87,12 +96,16 @@ _HOME = {
     "models.cross_encoder": ("CrossEncoderModel",),
     "models.dot": ("DotModel",),
     "models.loading": ("load",),
+    "models.multi_exit": ("MultiExitEncoder",),
+    "models.multi_exit_colbert": ("MultiExitColbert",),
+    "models.multi_exit_cross_encoder": ("MultiExitCrossEncoder",),
     "models.prett": ("PrettModel",),
     "models.splade": ("SpladeModel",),
     "models.tk": ("TKModel",),
     "options.training": ("MarginMSEOptions", "Stage", "TeacherOptions"),
     "records": ("Qrels", "Run"),
     "retrieval.bm25": ("BM25",),
+    "retrieval.encode": ("encode_exits", "encode_texts"),
     "retrieval.index": ("FlatIndex", "SparseIndex", "TokenIndex", "build_index"),
     "retrieval.rerank": ("rerank",),
     "retrieval.search": ("search",),

@@ -12,7 +12,15 @@ from cyclopts.config import Toml
 
 from rankdistill import __version__
 from rankdistill.errors import RankDistillError
-from rankdistill.options.retrieval import EncodeOptions, EvaluateOptions, IndexOptions, RerankOptions, SearchOptions
+from rankdistill.options.retrieval import (
+    EncodeOptions,
+    EvaluateOptions,
+    ExitsOptions,
+    IndexOptions,
+    RerankOptions,
+    SearchOptions,
+    TruncateOptions,
+)
 from rankdistill.options.scores import (
     ScoresCleanOptions,
     ScoresCompileOptions,
@@ -190,6 +198,28 @@ def rerank(options: Annotated[RerankOptions, _Flat]) -> None:
     from rankdistill.retrieval.commands import run_rerank
 
     run_rerank(options)
+
+
+@app.command
+def truncate(options: Annotated[TruncateOptions, _Flat]) -> None:
+    """Write one exit of a model that has several as a smaller model by itself.
+
+    Example: rankdistill truncate --model runs/exits/model --exit 2 --output runs/exits/two-layers
+    """
+    from rankdistill.retrieval.commands import run_truncate
+
+    run_truncate(options)
+
+
+@app.command
+def exits(options: Annotated[ExitsOptions, _Flat]) -> None:
+    """Measure every exit of a model in one pass: quality, speed, operations and bytes; and stopping where a query is sure.
+
+    Example: rankdistill exits --model runs/exits/model --collection data/conala --plot exits.svg
+    """
+    from rankdistill.retrieval.exit_report import run_exits
+
+    print(run_exits(options))
 
 
 @app.command

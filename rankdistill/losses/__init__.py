@@ -5,7 +5,7 @@ Shape letters: B queries, N docs of each query, M docs of the whole batch, S dra
 
 from __future__ import annotations
 
-from rankdistill.losses.contrastive import infonce, localized_contrastive
+from rankdistill.losses.contrastive import infonce, localized_contrastive, symmetric_infonce
 from rankdistill.losses.listwise import kl_divergence, listnet
 from rankdistill.losses.margin import margin_mse, margin_mse_all_pairs
 from rankdistill.losses.orders import plackett_luce_orders, rankdistil
@@ -27,5 +27,6 @@ __all__ = [
     "pointwise_mse",
     "rankdistil",
     "ranknet",
+    "symmetric_infonce",
     "weighted_ranknet",
 ]

@@ -20,6 +20,7 @@ from rankdistill.errors import BadDataError
 __all__ = [
     "check_same",
     "config_with_layers",
+    "cut_config",
     "first_position",
     "load_tokenizer",
     "load_weights",
@@ -62,15 +63,21 @@ def config_with_layers(path: str, num_layers: int | None, dropout: float | None 
         depth = int(config.num_hidden_layers)
         if not 1 <= num_layers <= depth:
             raise ValueError(f"num_layers={num_layers} does not exist: {path} has layers 1 to {depth}")
-        config.num_hidden_layers = num_layers
-        for name, value in list(vars(config).items()):  # per-layer lists, such as ModernBERT's layer_types
-            if isinstance(value, list) and len(value) == depth and name.startswith("layer"):
-                setattr(config, name, value[:num_layers])
+        cut_config(config, num_layers)
     if dropout is not None:
         for name, value in list(vars(config).items()):  # hidden_dropout_prob, attention_dropout, …, as the family says
             if "dropout" in name and isinstance(value, int | float) and not isinstance(value, bool):
                 setattr(config, name, dropout)
     return config
+
+
+def cut_config(config: PretrainedConfig, num_layers: int) -> None:
+    """Makes a config one of the first `num_layers` layers, in place."""
+    depth = int(config.num_hidden_layers)
+    config.num_hidden_layers = num_layers
+    for name, value in list(vars(config).items()):  # per-layer lists, such as ModernBERT's layer_types
+        if isinstance(value, list) and len(value) == depth and name.startswith("layer"):
+            setattr(config, name, value[:num_layers])
 
 
 def check_same(path: Path, asked: Mapping[str, Any], stored: Mapping[str, Any]) -> None:

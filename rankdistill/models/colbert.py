@@ -182,7 +182,8 @@ class ColbertModel(InteractionModel):
         if kind == "query" and self.expansion is not None:
             input_ids, attention_mask = self._expand(input_ids, attention_mask)
             inputs_embeds = None
-        return self.represent(input_ids, attention_mask, kind, inputs_embeds)
+        *_, states_BLD, counts_BL = self.represent(input_ids, attention_mask, kind, inputs_embeds)
+        return states_BLD, counts_BL
 
     def _expand(self, input_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         assert self.expansion is not None
@@ -195,21 +196,32 @@ class ColbertModel(InteractionModel):
 
     def represent(
         self, input_ids: Tensor, attention_mask: Tensor, kind: Kind, inputs_embeds: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """As in `Tower.represent`: states of tokens, of queries that have their [MASK]s."""
+    ) -> Part:
+        """As in `Tower.represent`: states of tokens and which of them count, of queries that have their [MASK]s."""
+        given = self._given(input_ids, attention_mask, kind, inputs_embeds)
+        states_BLD = self._compared(self.projection(self.encoder(**given)[0]))
+        return states_BLD, self._counts(input_ids, attention_mask, kind)
+
+    def _given(
+        self, input_ids: Tensor, attention_mask: Tensor, kind: Kind, inputs_embeds: Tensor | None
+    ) -> dict[str, Tensor]:
         attention_BL = attention_mask
         if kind == "query" and self.expansion is not None and not self.expansion.attend:
             # The [MASK]s after the last other token; a query's text may have some of its own.
             others_BL = attention_mask.bool() & (input_ids != self.tokenizer.mask_token_id)
             attention_BL = others_BL.flip(1).cummax(1).values.flip(1).to(attention_mask.dtype)
         given = {"input_ids": input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
-        states_BLD: Tensor = self.projection(self.encoder(attention_mask=attention_BL, **given)[0]).float()
-        if self.normalize:
-            states_BLD = functional.normalize(states_BLD, dim=-1)
+        return given | {"attention_mask": attention_BL}
+
+    def _compared(self, projected_BLD: Tensor) -> Tensor:
+        states_BLD = projected_BLD.float()
+        return functional.normalize(states_BLD, dim=-1) if self.normalize else states_BLD
+
+    def _counts(self, input_ids: Tensor, attention_mask: Tensor, kind: Kind) -> Tensor:
         counts_BL = attention_mask.bool()
         if kind == "document" and len(self._skip_ids):
             counts_BL = counts_BL & ~torch.isin(input_ids, self._skip_ids)
-        return states_BLD, counts_BL
+        return counts_BL
 
     def interact(self, query_PLD: Tensor, query_mask_PL: Tensor, doc_PLD: Tensor, doc_mask_PL: Tensor) -> Tensor:
         """As in `InteractionModel.interact`: MaxSim."""
@@ -353,7 +365,9 @@ def _read_layout(path: Path, *, plain: bool) -> dict[str, Any]:
         names = [str(name) for name in read_json(path / "config.json").get("architectures") or []]
         # An encoder's body, whatever head it once had, will do; another student or a ColBERT of another layout won't.
         foreign = (
-            kind not in (None, "SentenceTransformer") or architecture not in (None, "dot") or "HF_ColBERT" in names
+            kind not in (None, "SentenceTransformer")
+            or architecture not in (None, "dot", "multi-exit")
+            or "HF_ColBERT" in names
         )
         if foreign or not plain:
             what = architecture or (kind if kind != "SentenceTransformer" else None) or ", ".join(names) or "no model"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,10 @@ from rankdistill.models.layout import lengths_within, load_dense, read_lengths, 
 from rankdistill.models.precision import choose_device
 from rankdistill.models.towers import BatchScores, Card, Kind, Part, Tower, read_json
 
-__all__ = ["DotModel", "Pooling"]
+__all__ = ["DotModel", "Pooling", "given_to_body"]
 
-Pooling = Literal["mean", "cls"]
+Pooling = Literal["mean", "cls", "lasttoken"]
+"""How token states become one vector, by sentence-transformers' names."""
 
 
 class DotModel(Tower):
@@ -54,8 +55,8 @@ class DotModel(Tower):
         **lengths_and_prompts: Any,
     ) -> None:
         super().__init__(tokenizer, **lengths_and_prompts)
-        if pooling not in ("mean", "cls"):
-            raise ValueError(f'pooling must be "mean" or "cls", not {pooling!r}')
+        if pooling not in get_args(Pooling):
+            raise ValueError(f'pooling must be "mean", "cls" or "lasttoken", not {pooling!r}')
         self.encoder, self.projection = encoder, projection
         self.pooling, self.normalize = pooling, normalize
         self.config: Any = encoder.config
@@ -79,17 +80,22 @@ class DotModel(Tower):
         inputs_embeds: Tensor | None = None,
     ) -> Tensor:
         """Vectors [B, D] of token ids [B, L], or of their embeddings; positions masked by 0 have no influence."""
-        given: dict[str, Tensor | None] = {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        given |= {"input_ids": input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
-        hidden_BLD: Tensor = self.encoder(**{key: value for key, value in given.items() if value is not None})[0]
-        if self.pooling == "cls":
-            pooled = hidden_BLD[:, 0]
-        else:
-            mask_BL1 = attention_mask.unsqueeze(-1).to(hidden_BLD.dtype)
-            pooled = (hidden_BLD * mask_BL1).sum(1) / mask_BL1.sum(1).clamp(min=1e-9)
+        pooled = self.pool(
+            self.encoder(**given_to_body(input_ids, attention_mask, token_type_ids, inputs_embeds))[0], attention_mask
+        )
         if self.projection is not None:
             pooled = self.projection(pooled)
         return functional.normalize(pooled, dim=-1) if self.normalize else pooled
+
+    def pool(self, hidden_BLD: Tensor, attention_mask: Tensor) -> Tensor:
+        """The vectors [B, D] that token states become, before any projection."""
+        if self.pooling != "mean":  # the first or the last token, on whichever side the padding is
+            at_B = attention_mask.argmax(1)
+            if self.pooling == "lasttoken":
+                at_B = attention_mask.shape[1] - 1 - attention_mask.flip(1).argmax(1)
+            return hidden_BLD[torch.arange(len(at_B), device=at_B.device), at_B]
+        mask_BL1 = attention_mask.unsqueeze(-1).to(hidden_BLD.dtype)
+        return (hidden_BLD * mask_BL1).sum(1) / mask_BL1.sum(1).clamp(min=1e-9)
 
     def represent(
         self, input_ids: Tensor, attention_mask: Tensor, kind: Kind, inputs_embeds: Tensor | None = None
@@ -182,6 +188,15 @@ class DotModel(Tower):
         )
 
 
+def given_to_body(
+    input_ids: Tensor | None, attention_mask: Tensor, token_type_ids: Tensor | None, inputs_embeds: Tensor | None
+) -> dict[str, Tensor]:
+    """The arguments of a body's forward that there are; embeddings that have been looked up stand for ids."""
+    given = {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
+    given |= {"input_ids": input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
+    return {key: value for key, value in given.items() if value is not None}
+
+
 def _read_layout(path: Path) -> dict[str, Any]:
     """What a folder says of itself: where its modules are, how they pool, how long texts may be."""
     found: dict[str, Any] = {"transformer": "", "dense": None, "normalize": False, "pooling": "mean"}
@@ -210,9 +225,10 @@ def _pooling_mode(config: dict[str, Any], path: Path) -> str:
     if mode is None:  # layouts before sentence-transformers 5.4 had one flag a mode
         chosen = [key for key, on in config.items() if key.startswith("pooling_mode_") and on is True]
         names = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+        names |= {"pooling_mode_lasttoken": "lasttoken"}
         mode = names.get(chosen[0]) if len(chosen) == 1 else None
-    if mode not in ("mean", "cls"):
+    if mode not in get_args(Pooling):
         raise BadDataError(
-            'pooling "mean" or "cls"', repr(config), "pool another way or retrain", str(path / "1_Pooling")
+            'pooling "mean", "cls" or "lasttoken"', repr(config), "pool another way or retrain", str(path / "1_Pooling")
         )
     return str(mode)

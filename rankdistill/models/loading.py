@@ -12,16 +12,29 @@ from rankdistill.models.colbert import ColbertModel
 from rankdistill.models.cross_encoder import CrossEncoderModel
 from rankdistill.models.dot import DotModel
 from rankdistill.models.layout import model_type
+from rankdistill.models.multi_exit import MultiExitEncoder
+from rankdistill.models.multi_exit_colbert import MultiExitColbert
+from rankdistill.models.multi_exit_cross_encoder import MultiExitCrossEncoder
 from rankdistill.models.prett import PrettModel
 from rankdistill.models.splade import SpladeModel
 from rankdistill.models.tk import TKModel
 from rankdistill.models.towers import OWN_CONFIG, Tower, read_json
 
-__all__ = ["ARCHITECTURES", "Model", "load_model"]
+__all__ = ["ARCHITECTURES", "Model", "at_exit", "load_model"]
 
 Model: TypeAlias = Tower | CrossEncoderModel
 
-_KINDS: tuple[type[Any], ...] = (DotModel, ColbertModel, SpladeModel, PrettModel, TKModel, CrossEncoderModel)
+_KINDS: tuple[type[Any], ...] = (
+    DotModel,
+    ColbertModel,
+    SpladeModel,
+    PrettModel,
+    TKModel,
+    CrossEncoderModel,
+    MultiExitEncoder,
+    MultiExitColbert,
+    MultiExitCrossEncoder,
+)
 ARCHITECTURES: dict[str, type[Any]] = {kind.architecture: kind for kind in _KINDS}
 """Our models by the name that their checkpoints and the command line give them."""
 _OF_SENTENCE_TRANSFORMERS: dict[str, type[ColbertModel] | type[SpladeModel]] = {
@@ -31,7 +44,14 @@ _OF_SENTENCE_TRANSFORMERS: dict[str, type[ColbertModel] | type[SpladeModel]] = {
 }
 
 
-def load_model(name_or_path: str | Path, *, device: str = "auto", backend: Backend = "torch") -> Model:
+def load_model(
+    name_or_path: str | Path,
+    *,
+    device: str = "auto",
+    backend: Backend = "torch",
+    exit: int | None = None,
+    dim: int | None = None,
+) -> Model:
     """The model in a folder: what its rankdistill.json says, or else what its layout tells.
 
     Without a rankdistill.json, modules of sentence-transformers tell by the class that wrote them; without those, a config
@@ -41,20 +61,43 @@ def load_model(name_or_path: str | Path, *, device: str = "auto", backend: Backe
         name_or_path: a folder, or a hub id.
         device: "auto", "cpu", "cuda", …
         backend: what runs the body. "openvino" gives the same scores faster on a CPU, and is for inference only.
+        exit: of a model with exits, only the one after this many layers.
+        dim: of a model whose vectors may be cut, only this many numbers of them.
 
     Raises:
         FileNotFoundError: if there is no such folder, or no model in it.
-        BadDataError: if it's a model that isn't known here, or not to the backend.
+        BadDataError: if it's a model that isn't known here, or not to the backend, or one without exits of which one is asked for.
+        ValueError: for an exit or a dim that the model doesn't have.
         MissingDependencyError: without the backend's package.
     """
+    model = _load(name_or_path, "cpu" if (backend, device) == ("openvino", "auto") else device)
+    if exit is not None or dim is not None:
+        model = at_exit(model, exit, dim)
     if backend == "openvino":
-        model = _load(Path(resolve(str(name_or_path))), "cpu" if device == "auto" else device)
         compile_openvino(model)
-        return model
-    return _load(Path(resolve(str(name_or_path))), device)
+    return model
 
 
-def _load(path: Path, device: str) -> Model:
+def at_exit(model: Model, exit: int | None, dim: int | None = None) -> Model:
+    """One exit of a model that has several.
+
+    Raises:
+        BadDataError: if it has none.
+        ValueError: for an exit or a dim that the model doesn't have.
+    """
+    if isinstance(model, MultiExitEncoder):
+        return model.at(exit, dim)
+    if dim is not None:
+        found = f"a {model.architecture} model"
+        raise BadDataError("a multi-exit model, whose vectors may be cut", found, "leave the dim out")
+    if isinstance(model, MultiExitColbert | MultiExitCrossEncoder):
+        return model.at(exit)
+    remedy = "leave the exit out, or train one with `rankdistill train margin-mse --student multi-exit`"
+    raise BadDataError("a model with exits", f"a {model.architecture} model", remedy)
+
+
+def _load(name_or_path: str | Path, device: str) -> Model:
+    path = Path(resolve(str(name_or_path)))
     architecture = read_json(path / OWN_CONFIG).get("architecture")
     if architecture is not None:
         kind = ARCHITECTURES.get(architecture)

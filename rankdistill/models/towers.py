@@ -55,15 +55,21 @@ class BatchScores:
         scores: [B, M] of every query with every doc of the batch, or [B, N] of each row's own docs.
         in_batch: which of the two.
         penalties: named terms of the model's own (a sparse model's FLOPS, say), scalars, not yet weighted.
+        scale: what multiplies scores in contrastive terms, where the model learns that; a scalar.
     """
 
     scores: Tensor
     in_batch: bool
     penalties: dict[str, Tensor] = field(default_factory=dict)
+    scale: Tensor | None = None
 
     def own(self, columns_BN: Tensor) -> Tensor:
         """Scores [B, N] of each row's own docs, whose columns in the batch are `columns_BN`."""
         return self.scores.gather(1, columns_BN) if self.in_batch else self.scores
+
+    def scaled(self, scores: Tensor) -> Tensor:
+        """Any of its scores, as contrastive terms take them."""
+        return scores if self.scale is None else scores * self.scale
 
 
 @dataclass(frozen=True)
@@ -241,7 +247,7 @@ class InteractionModel(Tower):
 
     def represent(
         self, input_ids: Tensor, attention_mask: Tensor, kind: Kind, inputs_embeds: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Part:
         """As in `Tower.represent`: `states`."""
         return self.states(input_ids, attention_mask, kind, inputs_embeds)
 

@@ -12,11 +12,13 @@ __all__ = [
     "BeirOptions",
     "EncodeOptions",
     "EvaluateOptions",
+    "ExitsOptions",
     "IndexOptions",
     "MeasureOptions",
     "MsmarcoOptions",
     "RerankOptions",
     "SearchOptions",
+    "TruncateOptions",
 ]
 
 
@@ -30,6 +32,12 @@ class _CollectionOptions:
 class _ModelOptions:
     model: str
     """A checkpoint of ours, a sentence-transformers folder, or the id of one on the hub."""
+
+    exit: int | None = None
+    """Of a model with exits: run this many layers; the deepest exit by default."""
+
+    dim: int | None = None
+    """Of a multi-exit model with dims: this many numbers of each vector; all by default."""
 
     device: str = "auto"
     """Where the model runs: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps"."""
@@ -130,6 +138,64 @@ class RerankOptions(_ModelOptions, _CollectionOptions):
 
     tag: str = "rankdistill"
     """The system's name in the run file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TruncateOptions:
+    """Writes one exit of a model that has several as a smaller model by itself."""
+
+    model: str
+    """The model with exits."""
+
+    exit: int
+    """Layers that are kept."""
+
+    dim: int | None = None
+    """Numbers of each vector that are kept; all by default."""
+
+    output: Output
+    """The folder to write."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExitsOptions(_CollectionOptions):
+    """Measures every exit and width of a model in one pass: quality, speed, operations, bytes."""
+
+    model: str
+    """The model with exits."""
+
+    split: str = "test"
+    """Judgements that they are measured on."""
+
+    output: Path = Path("runs/exits")
+    """Folder for exits.json and the runs."""
+
+    measures: tuple[str, ...] = ("nDCG@10", "RR@10", "R@100")
+    """Names of ir_measures; the first is the one that plots, the Pareto front and thresholds look at."""
+
+    k: int = 100
+    """Documents a query."""
+
+    dev_split: str | None = None
+    """Also measure stopping where a query is sure, with thresholds chosen on the queries of this split."""
+
+    tolerance: float = 0.005
+    """For --dev-split: how much of the first measure may be lost, against the deepest exit for all."""
+
+    depth: int = 10
+    """For --dev-split: how many first results tell whether a query is sure."""
+
+    plot: Path | None = None
+    """Draw quality against operations into this file (.svg, .png, .pdf)."""
+
+    device: str = "auto"
+    """Where the model runs."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "fast"] = "auto"
+    """Of matrix products."""
+
+    latency_queries: int = 20
+    """Queries timed one by one."""
 
 
 @dataclass(frozen=True, kw_only=True)

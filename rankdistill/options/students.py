@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["ColbertOptions", "PrettOptions", "SpladeOptions", "TKOptions"]
+__all__ = ["ColbertOptions", "MultiExitOptions", "PrettOptions", "SpladeOptions", "TKOptions"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,43 @@ class ColbertOptions:
 
     skip_punctuation: bool = False
     """Punctuation in documents doesn't count, as in ColBERT; for prose, not for code."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiExitOptions:
+    """Of a student with exits. Every exit learns every --loss term, in one pass."""
+
+    exits: tuple[int, ...] | None = None
+    """Where the student may stop: after so many layers each. Layers above the deepest exit are left out. By default every
+    second layer, the last one among them."""
+
+    head: Literal["linear", "shared", "none"] = "linear"
+    """What makes an exit's vectors of its states. linear: a layer for each exit, which starts as the identity, so that
+    untrained each exit is --init cut there. shared: one for all, told its exit by 4 more inputs (as ModularStarEncoder was
+    pre-trained). none: nothing."""
+
+    dims: tuple[int, ...] = ()
+    """Widths that vectors may be cut to, beside the full one (Matryoshka); each is trained at each exit."""
+
+    normalize: bool = False
+    """Compare by cosine; Margin-MSE then wants a small --teacher-scale."""
+
+    weights: Literal["depth", "uniform", "normalised", "uncertainty"] = "depth"
+    """Of the exits' losses. depth (ModularStarEncoder): layers / layers of the deepest. normalised: the same, with a sum of 1.
+    uncertainty: learnt, exp(-s) with a penalty s for each exit (arXiv:1705.07115). An exit's weight is shared out evenly
+    among --multi-exit.dims."""
+
+    teacher: Literal["none", "last", "next"] = "none"
+    """Exits also learn from deeper ones: the KL divergence between their distributions over the batch's docs, whose
+    gradient goes to the shallower one only. last: from the deepest, at full width. next: from the next deeper one. An
+    extension: ModularStarEncoder's sources show no such term."""
+
+    teacher_weight: float = 1.0
+    """Weight of that term, within its exit's loss."""
+
+    scale: float | None = None
+    """Learn what multiplies each exit's scores in infonce, symmetric-infonce, lce and the exits' own teaching, from this on
+    (ModularStarEncoder: 10, for cosines), within 0.0001 and 30. By default it isn't learnt."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from cyclopts import Parameter
 
-from rankdistill.options.students import ColbertOptions, PrettOptions, SpladeOptions, TKOptions
+from rankdistill.options.students import ColbertOptions, MultiExitOptions, PrettOptions, SpladeOptions, TKOptions
 
 __all__ = [
     "LOSS_TERMS",
@@ -36,6 +36,7 @@ LOSS_TERMS = (
     "in-batch-margin-mse",
     "in-batch-kl",
     "infonce",
+    "symmetric-infonce",
     "lce",
     "ranknet",
 )
@@ -129,8 +130,8 @@ class LossOptions:
     in-batch losses (prett, tk, cross-encoder). From the file's scores: margin-mse (the paper's; doc 0 against each other
     one), margin-mse-all-pairs, pointwise-mse, weighted-ranknet, kl, reverse-kl, listnet, rankdistil. From their order
     alone: lambdarank, lambda-mrr, adr-mse. From labels (doc 0 is relevant): infonce (against all docs of the batch),
-    lce (against the row's own), ranknet. From --in-batch-teacher: in-batch-margin-mse, in-batch-kl. The preset
-    splade-v3 is kl:0.99 margin-mse-all-pairs:0.05."""
+    symmetric-infonce (docs choose among queries too, as in CLIP), lce (against the row's own), ranknet. From
+    --in-batch-teacher: in-batch-margin-mse, in-batch-kl. The preset splade-v3 is kl:0.99 margin-mse-all-pairs:0.05."""
 
     teacher_scale: float = 1.0
     """Multiplies the file's scores. Margin-MSE heeds their scale: cosines, say, want about 20 to suit dot products."""
@@ -141,7 +142,7 @@ class LossOptions:
 
     temperature: float = 1.0
     """Divides the student's scores where they become probabilities: kl, reverse-kl, in-batch-kl, listnet, rankdistil,
-    infonce, lce, adr-mse."""
+    infonce, symmetric-infonce, lce, adr-mse."""
 
     teacher_share: float = 1.0
     """Targets of kl, reverse-kl, in-batch-kl and listnet are this much the teacher's scores, and for the rest the
@@ -195,19 +196,34 @@ class MarginMSEOptions(LossOptions, TrainingOptions):
     """Dropout of the student's body. 0 by default: a teacher's scores leave little to overfit, and on a CPU attention
     without dropout is much faster."""
 
-    student: Literal["dot", "colbert", "splade", "prett", "tk", "cross-encoder"] = "dot"
-    """Architecture of the student. dot: one vector a text, compared by dot product. colbert: one vector a token, compared by
-    MaxSim. splade: weights of the vocabulary's terms, compared by dot product. Those that score the rows' own docs only,
-    and so have no in-batch losses: prett, whose lower layers read query and document apart and its upper ones together;
-    tk, which compares words by kernels; cross-encoder, which reads both together."""
+    student: Literal[
+        "dot",
+        "multi-exit",
+        "colbert",
+        "multi-exit-colbert",
+        "splade",
+        "prett",
+        "tk",
+        "cross-encoder",
+        "multi-exit-cross-encoder",
+    ] = "dot"
+    """Architecture of the student. dot: one vector a text, compared by dot product. multi-exit: a dot student that may
+    stop after several numbers of layers, with vectors of its own at each of these exits, all trained at once. colbert: one
+    vector a token, compared by MaxSim. splade: weights of the vocabulary's terms, compared by dot product. Those that score
+    the rows' own docs only, and so have no in-batch losses: prett, whose lower layers read query and document apart and its
+    upper ones together; tk, which compares words by kernels; cross-encoder, which reads both together.
+    multi-exit-colbert and multi-exit-cross-encoder have exits too."""
 
     colbert: ColbertOptions = field(default_factory=ColbertOptions)
     """For --student colbert."""
 
+    multi_exit: MultiExitOptions = field(default_factory=MultiExitOptions)
+    """For students with exits."""
+
     splade: SpladeOptions = field(default_factory=SpladeOptions)
     """For --student splade."""
 
-    pooling: Literal["mean", "cls"] = "mean"
+    pooling: Literal["mean", "cls", "lasttoken"] = "mean"
     """How token states become one vector."""
 
     projection_dim: int | None = None

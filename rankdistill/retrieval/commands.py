@@ -1,4 +1,4 @@
-"""`rankdistill encode`, `index`, `search`, `rerank`: options in, files out, and a line that says what was written."""
+"""`rankdistill encode`, `index`, `search`, `rerank`, `truncate`: options in, files out, and a line that says what was written."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rankdistill.evaluation.latency import Latency, measure_latency
 from rankdistill.formats.collection import open_collection
 from rankdistill.formats.trec import read_run, write_run
 from rankdistill.models.loading import load_model
-from rankdistill.options.retrieval import EncodeOptions, IndexOptions, RerankOptions, SearchOptions
+from rankdistill.options.retrieval import EncodeOptions, IndexOptions, RerankOptions, SearchOptions, TruncateOptions
 from rankdistill.records import Run
 from rankdistill.retrieval.bm25 import BM25
 from rankdistill.retrieval.index import TokenIndex, index_of, load_index
@@ -18,12 +18,14 @@ from rankdistill.retrieval.rerank import rerank
 from rankdistill.retrieval.search import search
 from rankdistill.retrieval.systems import rerank_latency, search_latency
 
-__all__ = ["run_encode", "run_index", "run_rerank", "run_search"]
+__all__ = ["run_encode", "run_index", "run_rerank", "run_search", "run_truncate"]
 
 
 def run_encode(options: EncodeOptions) -> None:
     """Encodes a collection's documents into a folder."""
-    model = load_model(options.model, device=options.device, backend=options.backend)
+    model = load_model(
+        options.model, device=options.device, backend=options.backend, exit=options.exit, dim=options.dim
+    )
     collection = open_collection(options.collection)
     start = time.perf_counter()
     precompute(
@@ -64,7 +66,9 @@ def run_search(options: SearchOptions) -> Run:
         run = bm25.search(queries, options.k)
         latency = measure_latency(lambda text: bm25.search({"": text}, options.k, progress=False), timed)
     else:
-        model = load_model(options.model, device=options.device, backend=options.backend)
+        model = load_model(
+            options.model, device=options.device, backend=options.backend, exit=options.exit, dim=options.dim
+        )
         index = load_index(options.index, options.faiss_device, model)
         settings: dict[str, Any] = {"shortlist": options.shortlist, "dtype": options.dtype}
         run = search(model, index, queries, options.k, batch_tokens=options.batch_tokens, **settings)
@@ -75,7 +79,9 @@ def run_search(options: SearchOptions) -> Run:
 
 def run_rerank(options: RerankOptions) -> Run:
     """Re-ranks a run, and writes the result."""
-    model = load_model(options.model, device=options.device, backend=options.backend)
+    model = load_model(
+        options.model, device=options.device, backend=options.backend, exit=options.exit, dim=options.dim
+    )
     collection = open_collection(options.collection)
     candidates = read_run(options.run)
     precomputed = load_precomputed(options.vectors, model) if options.vectors is not None else None
@@ -93,6 +99,14 @@ def run_rerank(options: RerankOptions) -> Run:
     )
     _write(options, run, latency)
     return run
+
+
+def run_truncate(options: TruncateOptions) -> None:
+    """Writes one exit of a model by itself."""
+    model = load_model(options.model, device="cpu", exit=options.exit, dim=options.dim)
+    size = sum(parameter.numel() for parameter in model.parameters())
+    model.save_pretrained(options.output)
+    print(f"wrote a {model.architecture} model of {options.exit} layers, {size:,} parameters, to {options.output}")
 
 
 def _write(options: SearchOptions | RerankOptions, run: Run, latency: Latency | None) -> None:

@@ -19,6 +19,8 @@ from tqdm import tqdm
 
 from rankdistill.errors import BadStoreError
 from rankdistill.models.dot import DotModel
+from rankdistill.models.loading import at_exit
+from rankdistill.models.multi_exit import MultiExitEncoder
 from rankdistill.models.precision import autocast, fast_dtype
 from rankdistill.models.towers import Kind, Tower
 from rankdistill.retrieval.folders import VECTORS, fill_folder, open_folder
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "at_once",
     "encode_collection",
+    "encode_exits",
     "encode_texts",
     "in_batches",
     "inference_mode",
@@ -50,6 +53,8 @@ def encode_texts(
     texts: Sequence[str],
     *,
     kind: Kind,
+    exit: int | None = None,
+    dim: int | None = None,
     batch_tokens: int = 8192,
     dtype: DTypeName = "auto",
     progress: bool = True,
@@ -60,6 +65,8 @@ def encode_texts(
         model: the encoder; runs where it is.
         texts: any number of texts.
         kind: which of the model's two maximal lengths holds.
+        exit: of a model with exits, run this many layers only; the deepest exit by default.
+        dim: of a model whose vectors may be cut, this many numbers; all by default.
         batch_tokens: tokens, padding included, that go through the model at once; on a CPU 2,048 at most.
         dtype: what matrix products run in: "auto" and "float32" give SentenceTransformer's vectors; "bfloat16";
             "fast" is bfloat16 on machines where that is measured to be faster.
@@ -68,6 +75,10 @@ def encode_texts(
     Returns:
         [len(texts), D].
     """
+    if exit is not None or dim is not None:
+        view = at_exit(model, exit, dim)
+        assert isinstance(view, DotModel)
+        model = view
     vectors = np.empty((len(texts), model.dim), dtype=np.float32)
 
     def encode(rows: NDArray[np.int64], batch: dict[str, Tensor]) -> None:
@@ -75,6 +86,35 @@ def encode_texts(
 
     in_batches(model, texts, encode, kind=kind, batch_tokens=batch_tokens, dtype=dtype, progress=progress)
     return vectors
+
+
+def encode_exits(
+    model: MultiExitEncoder,
+    texts: Sequence[str],
+    *,
+    kind: Kind,
+    dim: int | None = None,
+    batch_tokens: int = 8192,
+    dtype: DTypeName = "auto",
+    progress: bool = True,
+) -> dict[int, NDArray[np.float32]]:
+    """Vectors of texts at every exit, in one pass of all layers.
+
+    Args:
+        model: a model with exits; runs where it is.
+        dim: as in `encode_texts`; so for the others.
+
+    Returns:
+        [len(texts), D] by exit, the shallowest first.
+    """
+    width = model.at(dim=dim).dim
+    vectors_END = np.empty((len(model.exits), len(texts), width), dtype=np.float32)
+
+    def encode(rows: NDArray[np.int64], batch: dict[str, Tensor]) -> None:
+        vectors_END[:, rows] = model.exit_vectors(**batch, dim=dim).float().cpu().numpy()
+
+    in_batches(model, texts, encode, kind=kind, batch_tokens=batch_tokens, dtype=dtype, progress=progress)
+    return dict(zip(model.exits, vectors_END, strict=True))
 
 
 def in_batches(

@@ -12,7 +12,7 @@ from scipy.sparse import issparse
 from rankdistill.errors import BadDataError, BadStoreError
 from rankdistill.models.colbert import ColbertModel
 from rankdistill.models.dot import DotModel
-from rankdistill.models.loading import Model
+from rankdistill.models.loading import ARCHITECTURES, Model
 from rankdistill.models.splade import SpladeModel
 from rankdistill.retrieval import flat, sparse
 from rankdistill.retrieval.encode import DTypeName
@@ -94,7 +94,7 @@ def index_of(precomputed: Precomputed, *, device: Device = "auto", num_centroids
     """
     docs, doc_ids, model = precomputed.docs, precomputed.doc_ids, precomputed.model
     if isinstance(docs, TokenStates):
-        if precomputed.architecture != ColbertModel.architecture:
+        if not searches(ARCHITECTURES[precomputed.architecture]):
             raise _only_reranks(precomputed.architecture)
         return TokenIndex.build(docs, doc_ids, num_centroids, model=model)
     if num_centroids is not None:

@@ -28,13 +28,22 @@ from rankdistill.models.towers import BatchScores, Tower
 from rankdistill.options.training import LossOptions, MarginMSEOptions
 from rankdistill.retrieval.bm25 import bm25_search
 from rankdistill.retrieval.index import searches
+from rankdistill.training.exits import ExitLoss, exit_loss
 from rankdistill.training.lora import add_adapters, count_weights
 from rankdistill.training.rows import CrossSource, DenseTeacher, Placed, TowerSource, place
 from rankdistill.training.run import prepare_folder, run_training, total_steps, trainer_arguments, write_config
 from rankdistill.training.sampling import check_sampler, sampled_plan, sampling_facts
 from rankdistill.training.students import check_terms, new_student, penalty_weights, settled
 from rankdistill.training.teacher_vectors import cached_vectors
-from rankdistill.training.terms import TERMS, needs_dense_teacher, needs_in_batch, parse_loss, term_loss
+from rankdistill.training.terms import (
+    TERMS,
+    is_contrastive,
+    needs_dense_teacher,
+    needs_in_batch,
+    needs_negatives,
+    parse_loss,
+    term_loss,
+)
 from rankdistill.training.trainer import Batch, DistillationTrainer, Objective
 from rankdistill.training.validation import dev_qrels, validator
 
@@ -45,6 +54,7 @@ def score_objective(
     weights: Mapping[str, float],
     options: LossOptions,
     penalties: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
+    exits: ExitLoss | None = None,
     mini_batch_size: int | None = None,
 ) -> Objective:
     """The weighted loss terms of a student's scores.
@@ -57,21 +67,27 @@ def score_objective(
         options: what the terms heed: temperature, the teacher's scale and so on.
         penalties: by the name of each of the student's own penalties its weight as a function of the step; others count
             nothing.
+        exits: of a student that scores at several exits, how each one's terms count; without it, the deepest alone does.
         mini_batch_size: texts that go through the student at once, as in `Tower.forward`.
     """
+
+    def terms_of(found: BatchScores, batch: Batch) -> dict[str, Tensor]:
+        terms = {}
+        for name, weight in weights.items():
+            scores = found.scores
+            if found.in_batch and not needs_in_batch(name):
+                scores = found.own(batch["doc_columns"])
+            if is_contrastive(name):
+                scores = found.scaled(scores)
+            terms[name] = weight * term_loss(name, scores, batch, options)
+        for name, weight_at in (penalties or {}).items():
+            terms[name] = weight_at(batch["step"]) * found.penalties[name]
+        return terms
 
     def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         found: BatchScores = model(batch, mini_batch_size)
         with torch.autocast(found.scores.device.type, enabled=False):  # losses in fp32
-            terms = {}
-            for name, weight in weights.items():
-                scores = found.scores
-                if found.in_batch and not needs_in_batch(name):
-                    scores = found.own(batch["doc_columns"])
-                terms[name] = weight * term_loss(name, scores, batch, options)
-            for name, weight_at in (penalties or {}).items():
-                terms[name] = weight_at(batch["step"]) * found.penalties[name]
-            return terms
+            return terms_of(found, batch) if exits is None else exits(found, batch, terms_of)
 
     return objective
 
@@ -120,7 +136,9 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
     adapters = add_adapters(model, options.lora) if options.lora.rank else None
     transform = score_transform(options.teacher_transform, store.format)
     placed = place(store, collection, on_missing=options.on_missing, transform=transform)
-    source, plan = _batches(options, state, model, collection, placed, with_negatives="infonce" in weights)
+    source, plan = _batches(
+        options, state, model, collection, placed, with_negatives=any(map(needs_negatives, weights))
+    )
     penalties = penalty_weights(options, total_steps(options, source.num_steps))
     with_dev = options.dev_split is not None
     arguments = trainer_arguments(
@@ -148,7 +166,7 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
         model,
         arguments,
         source=source,
-        objective=score_objective(weights, options, penalties, options.mini_batch_size),
+        objective=score_objective(weights, options, penalties, exit_loss(options), options.mini_batch_size),
         validate=_validation(options, collection) if with_dev else None,
         only_trained=adapters is not None,
         callbacks=[EarlyStoppingCallback(options.patience)] if with_dev and options.patience else None,

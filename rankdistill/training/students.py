@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, fields, is_dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -17,10 +17,14 @@ from rankdistill.models.colbert import PUNCTUATION, ColbertModel, Expansion
 from rankdistill.models.cross_encoder import CrossEncoderModel
 from rankdistill.models.dot import DotModel
 from rankdistill.models.loading import ARCHITECTURES, Model
+from rankdistill.models.multi_exit import MultiExitEncoder
+from rankdistill.models.multi_exit_colbert import MultiExitColbert
+from rankdistill.models.multi_exit_cross_encoder import MultiExitCrossEncoder
 from rankdistill.models.prett import PrettModel
 from rankdistill.models.splade import SpladeModel
 from rankdistill.models.tk import TKModel
 from rankdistill.models.words import distinct_words
+from rankdistill.options.students import MultiExitOptions
 from rankdistill.options.training import MarginMSEOptions
 from rankdistill.training.schedules import quadratic_warmup
 from rankdistill.training.terms import TERMS, needs_in_batch
@@ -28,8 +32,15 @@ from rankdistill.training.terms import TERMS, needs_in_batch
 __all__ = ["check_terms", "new_student", "penalty_weights", "settled"]
 
 _ENCODERS = tuple(name for name in ARCHITECTURES if name != TKModel.architecture)
-_FOR: dict[str, tuple[str, ...]] = {name: (name,) for name in ("colbert", "splade", "prett", "tk")}
-_FOR |= {"pooling": ("dot",), "projection_dim": ("dot",), "dropout": _ENCODERS, "lora": _ENCODERS}
+_FOR: dict[str, tuple[str, ...]] = {
+    **{name: (name,) for name in ("splade", "prett", "tk")},
+    "colbert": ("colbert", "multi-exit-colbert"),
+    "multi_exit": ("multi-exit", "multi-exit-colbert", "multi-exit-cross-encoder"),
+    "pooling": ("dot", "multi-exit"),
+    "projection_dim": ("dot", "multi-exit"),
+    "dropout": _ENCODERS,
+    "lora": _ENCODERS,
+}
 """Options, or groups of them, that only some students have."""
 
 
@@ -85,12 +96,16 @@ def new_student(options: MarginMSEOptions, collection: Collection | None = None)
     if not options.init:
         raise ValueError(f"a {options.student} student starts from an encoder: pass --init")
     body: dict[str, Any] = {"device": "cpu", "num_layers": options.num_layers, "dropout": options.dropout}
-    if options.student == "cross-encoder":
-        longest = options.query_max_length + options.doc_max_length
-        return CrossEncoderModel.from_pretrained(options.init, max_length=longest, new_head=True, **body)
+    if options.student.endswith("cross-encoder"):
+        body |= {"max_length": options.query_max_length + options.doc_max_length, "new_head": True}
+        if options.student == "cross-encoder":
+            return CrossEncoderModel.from_pretrained(options.init, **body)
+        return _with_exits(options, MultiExitCrossEncoder, body)
     body |= {"query_max_length": options.query_max_length, "doc_max_length": options.doc_max_length}
     if options.student == "colbert":
-        return _colbert(options, body)
+        return ColbertModel.from_pretrained(options.init, **_colbert(options), **body)
+    if options.student == "multi-exit-colbert":
+        return _with_exits(options, MultiExitColbert, _colbert(options) | body | {"head": options.multi_exit.head})
     if options.student == "splade":
         return SpladeModel.from_pretrained(options.init, new_head=options.splade.new_head, **body)
     if options.student == "prett":
@@ -98,27 +113,42 @@ def new_student(options: MarginMSEOptions, collection: Collection | None = None)
         return PrettModel.from_pretrained(
             options.init, join_layer=own.join_layer, compress_dim=own.compress_dim, **body
         )
+    body["projection_dim"] = options.projection_dim
+    if options.student == "multi-exit":
+        exits = options.multi_exit
+        body |= {"pooling": options.pooling, "normalize": exits.normalize, "head": exits.head, "dims": exits.dims}
+        return _with_exits(options, MultiExitEncoder, body)
     assert options.student == "dot"
-    return DotModel.from_pretrained(
-        options.init, pooling=options.pooling, projection_dim=options.projection_dim, normalize=False, **body
-    )
+    return DotModel.from_pretrained(options.init, pooling=options.pooling, normalize=False, **body)
 
 
-def _colbert(options: MarginMSEOptions, body: dict[str, Any]) -> ColbertModel:
+def _colbert(options: MarginMSEOptions) -> dict[str, Any]:
     own = options.colbert
     expansion: Expansion | None = None
     if own.expansion != "none":
         length = options.query_max_length if own.expansion == "fixed" else own.num_masks
         expansion = Expansion(own.expansion, length, own.attend_masks)
-    return ColbertModel.from_pretrained(
-        options.init,
-        dim=own.dim,
-        normalize=own.normalize,
-        expansion=expansion,
-        markers=own.markers,
-        skip_words=PUNCTUATION if own.skip_punctuation else (),
-        **body,
-    )
+    return {
+        "dim": own.dim,
+        "normalize": own.normalize,
+        "expansion": expansion,
+        "markers": own.markers,
+        "skip_words": PUNCTUATION if own.skip_punctuation else (),
+    }
+
+
+_WithExits = TypeVar("_WithExits", MultiExitEncoder, MultiExitColbert, MultiExitCrossEncoder)
+
+
+def _with_exits(options: MarginMSEOptions, kind: type[_WithExits], settings: dict[str, Any]) -> _WithExits:
+    own = options.multi_exit
+    foreign = {MultiExitEncoder: (), MultiExitColbert: ("dims", "normalize")}.get(kind, ("dims", "normalize", "head"))
+    for name in foreign:
+        if getattr(own, name) != getattr(MultiExitOptions(), name):
+            raise ValueError(f"--multi-exit.{name} isn't for --student {options.student}; leave it out")
+    model = kind.from_pretrained(options.init, exits=own.exits, **settings)
+    model.learn(scale=own.scale, uncertainty=own.weights == "uncertainty")
+    return model
 
 
 def penalty_weights(options: MarginMSEOptions, num_steps: int) -> dict[str, Callable[[Tensor], Tensor]]:

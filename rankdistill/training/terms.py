@@ -15,7 +15,18 @@ from rankdistill.data.curriculum import interpolated_scores, rank_labels
 from rankdistill.options.training import LossOptions
 from rankdistill.training.trainer import Batch
 
-__all__ = ["PRESETS", "TERMS", "Needs", "Term", "needs_dense_teacher", "needs_in_batch", "parse_loss", "term_loss"]
+__all__ = [
+    "PRESETS",
+    "TERMS",
+    "Needs",
+    "Term",
+    "is_contrastive",
+    "needs_dense_teacher",
+    "needs_in_batch",
+    "needs_negatives",
+    "parse_loss",
+    "term_loss",
+]
 
 Needs = Literal["own", "labels", "in-batch labels", "in-batch teacher"]
 """What a term is made of.
@@ -90,6 +101,12 @@ TERMS: dict[str, Term] = {
         "in-batch labels",
         lambda s, b, o: losses.infonce(s, b["doc_columns"][:, 0], temperature=o.temperature, mask_BM=b["negatives"]),
     ),
+    "symmetric-infonce": Term(
+        "in-batch labels",
+        lambda s, b, o: losses.symmetric_infonce(
+            s, b["doc_columns"][:, 0], temperature=o.temperature, mask_BM=b["negatives"]
+        ),
+    ),
     "lce": Term("labels", lambda s, _, o: losses.localized_contrastive(s, temperature=o.temperature)),
     "ranknet": Term("labels", lambda s, _, __: losses.ranknet(s)),
 }
@@ -104,6 +121,16 @@ PRESETS: dict[str, tuple[str, ...]] = {
 def needs_in_batch(term: str) -> bool:
     """Whether a term needs scores of every query with every doc of the batch, not those of each row's own docs."""
     return TERMS[term].needs.startswith("in-batch")
+
+
+def is_contrastive(term: str) -> bool:
+    """Whether a term makes probabilities of the student's scores without a teacher's, so that their scale may be learnt."""
+    return term in ("infonce", "symmetric-infonce", "lce")
+
+
+def needs_negatives(term: str) -> bool:
+    """Whether a term needs to know which docs of the batch aren't a query's negatives."""
+    return TERMS[term].needs == "in-batch labels"
 
 
 def needs_dense_teacher(term: str) -> bool:

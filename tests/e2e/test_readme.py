@@ -23,9 +23,21 @@ def test_the_ten_lines_work(tiny_bert_dir: Path) -> None:
     assert 0 <= eval(measures)["RR@10"] <= 1
 
 
+def test_the_page_of_exits_works(tiny_bert_dir: Path, tmp_path: Path) -> None:
+    page = (README.parent / "docs" / "multi_exit.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    code = code.replace('"MODEL"', repr(str(tiny_bert_dir))).replace('"OUTPUT"', repr(str(tmp_path / "truncated")))
+    code += "print([each.shape for each in everywhere.values()], shallow.shape, list(run))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[(2, 32), (2, 32)] (2, 16) ['q1']"
+    assert (tmp_path / "truncated" / "modules.json").is_file()
+
+
 def commands() -> list[list[str]]:
-    """Every `rankdistill …` line of the README."""
-    text = README.read_text(encoding="utf-8")
+    """Every `rankdistill …` line of the README, and of the page of exits."""
+    pages = (README, README.parent / "docs" / "multi_exit.md")
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
     return [line.split() for line in re.findall(r"^    (rankdistill .*)$", text, flags=re.MULTILINE)]
 
 

@@ -101,6 +101,13 @@ def test_localized_contrastive() -> None:
     assert float(losses.localized_contrastive(torch.tensor([[1.0, 0.0]]))) == pytest.approx(log(1 + exp(-1)), abs=1e-6)
 
 
+def test_symmetric_infonce_of_one_doc_a_query_is_clips() -> None:
+    # Rows (2, 0), (1, 1): -log softmax of the diagonal is log(1 + e^-2) and log 2; columns (2, 1), (0, 1): log(1 + e^-1) twice.
+    scores = torch.tensor([[2.0, 0.0], [1.0, 1.0]])
+    by_hand = ((log(1 + exp(-2)) + log(2)) / 2 + log(1 + exp(-1))) / 2
+    assert float(losses.symmetric_infonce(scores, torch.tensor([0, 1]))) == pytest.approx(by_hand, abs=1e-6)
+
+
 def test_margin_mse_pulls_the_student_towards_the_teachers_margin() -> None:
     student = torch.tensor([[0.9, 0.4]], requires_grad=True)
     losses.margin_mse(student, torch.tensor([[3.1, 1.0]])).backward()

@@ -139,6 +139,21 @@ def test_losses_equal_their_slow_twins(name: str, case: Case) -> None:
     assert float(loss.fast(student, teacher, None)) == pytest.approx(expected, rel=1e-7, abs=1e-9)
 
 
+@given(case=cases(), seed=st.integers(0, 2**32 - 1), shift=st.floats(-50, 50))
+def test_symmetric_infonce_equals_its_slow_twin(case: Case, seed: int, shift: float) -> None:
+    scores, _, mask = case
+    places = np.random.default_rng(seed).integers(scores.shape[1], size=len(scores))
+    mask[np.arange(len(scores)), places] = True
+    positives = torch.from_numpy(places)
+    for used in (mask, torch.ones_like(mask)):
+        expected = slow.symmetric_infonce(scores.tolist(), places.tolist(), used.tolist(), 1.3)
+        found = losses.symmetric_infonce(scores, positives, temperature=1.3, mask_BM=used)
+        assert float(found) == pytest.approx(expected, rel=1e-7, abs=1e-9)
+        moved = losses.symmetric_infonce(scores + shift, positives, temperature=1.3, mask_BM=used)
+        assert float(moved) == pytest.approx(expected, rel=1e-7, abs=1e-9)
+    assert float(losses.symmetric_infonce(scores, positives, temperature=1.3)) == pytest.approx(expected, rel=1e-7)
+
+
 @every_loss
 @settings(max_examples=30)
 @given(case=cases(), a=st.floats(-50, 50), b=st.floats(-50, 50))

@@ -106,6 +106,16 @@ def infonce(scores: Scores, positives: Sequence[int], mask: Mask, temperature: f
     return total / len(scores)
 
 
+def symmetric_infonce(scores: Scores, positives: Sequence[int], mask: Mask, temperature: float) -> float:
+    total = infonce(scores, positives, mask, temperature)
+    for j, positive in enumerate(positives):
+        # Queries that could have asked for this doc: its own, and those for which it isn't relevant too.
+        rivals = [i for i, other in enumerate(positives) if i == j or (other != positive and mask[i][positive])]
+        powers = [math.exp(scores[i][positive] / temperature) for i in rivals]
+        total -= math.log(math.exp(scores[j][positive] / temperature) / sum(powers)) / len(positives)
+    return total / 2
+
+
 def _ndcg(ranks: Sequence[int], gains: Sequence[float], k: int) -> float:
     def dcg(places: Sequence[int]) -> float:
         return sum(gain / math.log2(1 + rank) for gain, rank in zip(gains, places, strict=True) if rank <= k)

@@ -15,6 +15,7 @@ from rankdistill.models import towers
 from rankdistill.models.colbert import Expansion
 from rankdistill.models.loading import ARCHITECTURES
 from rankdistill.options.training import LossOptions
+from rankdistill.training.exits import ExitLoss
 from rankdistill.training.margin_mse import score_objective
 
 NUM_ROWS, NUM_DOCS = 6, 11
@@ -25,6 +26,9 @@ STUDENTS: dict[str, dict[str, Any]] = {
     "prett": {"join_layer": 1, "query_max_length": 9},
     "tk": {"num_heads": 2, "num_layers": 1, "feed_forward": 16},
     "cross-encoder": {},
+    "multi-exit": {"exits": [1, 2], "dims": [8]},
+    "multi-exit-colbert": {"exits": [1, 2], "dim": 8},
+    "multi-exit-cross-encoder": {"exits": [1, 2]},
 }
 
 
@@ -36,7 +40,7 @@ def student(request: pytest.FixtureRequest, tiny_bert_dir: Path, tiny_mlm_dir: P
         torch.manual_seed(0)
         name = request.param
         init = tiny_mlm_dir if name == "splade" else tiny_bert_dir
-        more = {"new_head": True} if name == "cross-encoder" else {}
+        more = {"new_head": True} if name.endswith("cross-encoder") else {}
         more |= {} if name == "tk" else {"dropout": dropout}
         model: nn.Module = ARCHITECTURES[name].from_pretrained(init, device="cpu", **STUDENTS[name], **more)
         with torch.no_grad():  # the tiny model's weights are so large that rounding is too
@@ -77,7 +81,8 @@ def found(model: nn.Module, mini_batch_size: int | None, *, seeds: tuple[int, ..
     if model.architecture == "splade":
         names = ("flops-docs", "flops-queries", "l1-queries")
         penalties = {name: lambda step: 0.01 * step for name in names}
-    objective = score_objective(weights, LossOptions(temperature=10.0), penalties, mini_batch_size)
+    exits = ExitLoss() if model.architecture.startswith("multi-exit") else None
+    objective = score_objective(weights, LossOptions(temperature=10.0), penalties, exits, mini_batch_size)
     model.zero_grad()
     torch.manual_seed(5)
     terms = {}

@@ -98,12 +98,21 @@ def test_what_a_student_starts_from(tmp_path: Path, more: dict[str, Any], messag
 REFUSED: list[tuple[dict[str, Any], str]] = [
     (
         {"colbert": ColbertOptions(dim=64)},
-        r"--colbert\.dim is for --student colbert, and this is a dot student; leave it",
+        r"--colbert\.dim is for --student colbert, multi-exit-colbert, and this is a dot student; leave it",
     ),
-    ({"student": "colbert", "pooling": "cls"}, "--pooling is for --student dot, and this is a colbert student"),
-    ({"student": "splade", "projection_dim": 8}, "--projection-dim is for --student dot, and this is a splade"),
+    (
+        {"student": "colbert", "pooling": "cls"},
+        "--pooling is for --student dot, multi-exit, and this is a colbert student",
+    ),
+    (
+        {"student": "splade", "projection_dim": 8},
+        "--projection-dim is for --student dot, multi-exit, and this is a splade",
+    ),
     ({"student": "tk", "prett": PrettOptions(join_layer=2)}, r"--prett\.join-layer is for --student prett, and"),
-    ({"student": "tk", "dropout": 0.1}, "--dropout is for --student dot, colbert, splade, prett, cross-encoder, and"),
+    (
+        {"student": "tk", "dropout": 0.1},
+        "--dropout is for --student dot, colbert, splade, prett, cross-encoder, multi-exit, ",
+    ),
     (
         {"student": "tk", "lora": LoraOptions(rank=4)},
         r"--lora\.rank is for --student dot, .*, and this is a tk student",
@@ -133,7 +142,10 @@ def test_they_are_refused_however_they_are_given(
     given = ["--colbert.dim", "64"] if way == "flags" else ["--config", str(config)]
     with pytest.raises(SystemExit):
         cli.main(["train", "margin-mse", *given, "--scores", "s", "--init", "m", "--output-dir", str(tmp_path / "o")])
-    assert "rankdistill: --colbert.dim is for --student colbert, and this is a dot" in capsys.readouterr().err
+    assert (
+        "rankdistill: --colbert.dim is for --student colbert, multi-exit-colbert, and this is a dot"
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "o").exists()
 
 

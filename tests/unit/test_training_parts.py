@@ -135,6 +135,9 @@ def test_every_loss_term_is_computed_from_the_scores_it_speaks_of() -> None:
         "in-batch-margin-mse": losses.margin_mse_all_pairs(scores, whole),
         "in-batch-kl": losses.kl_divergence(scores, whole, student_temperature=2.0),
         "infonce": losses.infonce(scores, columns[:, 0], temperature=2.0, mask_BM=batch["negatives"]),
+        "symmetric-infonce": losses.symmetric_infonce(
+            scores, columns[:, 0], temperature=2.0, mask_BM=batch["negatives"]
+        ),
         "lce": losses.localized_contrastive(own, temperature=2.0),
         "ranknet": losses.ranknet(own),
     }
