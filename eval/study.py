@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -50,6 +50,9 @@ RESULTS = Path(__file__).parent / "results"
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "retrieval"
 MEASURES = ("nDCG@10", "RR@10", "R@100")
 COSINE_SCALE = 20.0  # cosines of MiniLM to the spread of a dot student's scores; sentence-transformers' own factor
+
+
+_Model = TypeVar("_Model", bound=Model)
 
 
 @dataclass(frozen=True)
@@ -127,10 +130,13 @@ class Study:
 
     def load(self, model: str | Path) -> Model:
         """A model for searching and re-ranking; the study's backend runs it where it can."""
-        found = load_model(model)
-        if self.backend == "openvino" and not isinstance(found, PrettModel | TKModel):
-            compile_openvino(found)
-        return found
+        return self.compiled(load_model(model))
+
+    def compiled(self, model: _Model) -> _Model:
+        """The model, run by the study's backend where it can."""
+        if self.backend == "openvino" and not isinstance(model, PrettModel | TKModel):
+            compile_openvino(model)
+        return model
 
     def retrieve(self, model: Model, k: int = 100) -> Run:
         """The first k of the whole collection."""

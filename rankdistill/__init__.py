@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from rankdistill.records import Qrels, Run
     from rankdistill.retrieval.bm25 import BM25
     from rankdistill.retrieval.encode import encode_exits, encode_texts
+    from rankdistill.retrieval.exits import build_exit_indexes, search_adaptively
     from rankdistill.retrieval.index import FlatIndex, SparseIndex, TokenIndex, build_index
     from rankdistill.retrieval.rerank import rerank
     from rankdistill.retrieval.search import search
@@ -63,6 +64,7 @@ __all__ = [
     "TokenIndex",
     "TokenTrie",
     "__version__",
+    "build_exit_indexes",
     "build_index",
     "collection_from_texts",
     "compare",
@@ -78,6 +80,7 @@ __all__ = [
     "rerank",
     "run_stages",
     "search",
+    "search_adaptively",
     "train_margin_mse",
     "train_teacher",
     "write_qrels",
@@ -106,6 +109,7 @@ _HOME = {
     "records": ("Qrels", "Run"),
     "retrieval.bm25": ("BM25",),
     "retrieval.encode": ("encode_exits", "encode_texts"),
+    "retrieval.exits": ("build_exit_indexes", "search_adaptively"),
     "retrieval.index": ("FlatIndex", "SparseIndex", "TokenIndex", "build_index"),
     "retrieval.rerank": ("rerank",),
     "retrieval.search": ("search",),

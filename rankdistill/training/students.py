@@ -39,7 +39,8 @@ _FOR: dict[str, tuple[str, ...]] = {
     "pooling": ("dot", "multi-exit"),
     "projection_dim": ("dot", "multi-exit"),
     "dropout": _ENCODERS,
-    "lora": _ENCODERS,
+    # Exits are cut out of the body as it is, without what adapters put around it.
+    "lora": tuple(name for name in _ENCODERS if not name.startswith("multi-exit")),
 }
 """Options, or groups of them, that only some students have."""
 

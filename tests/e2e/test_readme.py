@@ -25,12 +25,12 @@ def test_the_ten_lines_work(tiny_bert_dir: Path) -> None:
 
 def test_the_page_of_exits_works(tiny_bert_dir: Path, tmp_path: Path) -> None:
     page = (README.parent / "docs" / "multi_exit.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    code = "".join(re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL))
     code = code.replace('"MODEL"', repr(str(tiny_bert_dir))).replace('"OUTPUT"', repr(str(tmp_path / "truncated")))
-    code += "print([each.shape for each in everywhere.values()], shallow.shape, list(run))"
+    code += "print([each.shape for each in everywhere.values()], shallow.shape, list(run), stopped)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "[(2, 32), (2, 32)] (2, 16) ['q1']"
+    assert done.stdout.strip() == "[(2, 32), (2, 32)] (2, 16) ['q1'] {'q1': 2}"
     assert (tmp_path / "truncated" / "modules.json").is_file()
 
 

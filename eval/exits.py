@@ -1,0 +1,153 @@
+"""One model with many exits against one model an exit: the same data, steps and seeds.
+
+For each exit, all of them MiniLM's first layers, searching the whole collection:
+
+    cut            the pretrained body cut there
+    alone          the same, trained by itself: a training an exit
+    full, cut      the full body trained once, and cut afterwards
+    multi-exit     all exits trained in one pass, losses weighted by depth (ModularStarEncoder)
+    + teaching     the same, where the last exit also teaches the others (an extension)
+    AdaptiveLayer  sentence-transformers' AdaptiveLayerLoss, with as many steps
+
+All learn by InfoNCE; with --teacher also from T1's margins (Margin-MSE at every exit), but for AdaptiveLayerLoss, which can't.
+
+    python eval/exits.py COLLECTION [--exits 2 4 6] [--seeds 42] [--teacher] [--data FOLDER] [--out runs/cross-architecture]
+
+Every part is kept in the output folder and not made twice. Writes eval/results/exits-<collection>.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from study import MINILM, SETTINGS, SHARED, Study, table, write_result
+
+from rankdistill.evaluation.report import render_table
+from rankdistill.formats.triples import read_triples
+from rankdistill.models.dot import DotModel
+from rankdistill.models.multi_exit import MultiExitEncoder
+from rankdistill.options.students import MultiExitOptions
+from rankdistill.records import Run
+
+FULL = 6
+LEARNING_RATE = 1e-4
+BATCH = 32
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("collection", choices=sorted(SETTINGS))
+    parser.add_argument("--exits", type=int, nargs="+", default=[2, 4, 6])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42])
+    parser.add_argument("--teacher", action="store_true", help="also learn T1's margins")
+    parser.add_argument("--without", nargs="*", default=[], choices=["teaching", "adaptive"], help="rows to leave out")
+    parser.add_argument("--data", type=Path, default=SHARED, help="folder that holds the collection's BEIR folder")
+    parser.add_argument("--out", type=Path, default=Path("runs/cross-architecture"))
+    parser.add_argument("--backend", choices=["torch", "openvino"], default="torch", help="of searching")
+    arguments = parser.parse_args()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    started = time.perf_counter()
+    out = arguments.out / arguments.collection
+    study = Study(arguments.collection, arguments.data, out, FULL, LEARNING_RATE, arguments.backend)
+    exits, seeds = tuple(sorted(arguments.exits)), arguments.seeds
+    loss = ("margin-mse:0.05", "infonce") if arguments.teacher else ("infonce",)
+    runs: dict[str, list[Run]] = {}
+    seconds: dict[str, float] = {}
+
+    def add(label: str, name: str, model: DotModel) -> None:
+        runs.setdefault(label, []).append(study.kept(name, lambda: study.retrieve(study.compiled(model))))
+        print(label, name, flush=True)
+
+    for k in exits:
+        add(f"{k}: cut", f"cut-{k}", DotModel.from_pretrained(MINILM, num_layers=k, normalize=False))
+    ways: dict[str, dict[str, Any]] = {"multi-exit": {}, "multi-exit + teaching": {"teacher": "last"}}
+    if "teaching" in arguments.without:
+        del ways["multi-exit + teaching"]
+    for seed in seeds:
+        for k in exits:
+            name, folder, took = study.student(seed=seed, loss=loss, num_layers=k)
+            seconds[f"{k}: alone"] = seconds.get(f"{k}: alone", 0.0) + took
+            add(f"{k}: alone", name, DotModel.from_pretrained(folder))
+        name, folder, _ = study.student(seed=seed, loss=loss, num_layers=FULL)
+        for k in exits:
+            add(f"{k}: full, cut", f"{name}-{k}", DotModel.from_pretrained(folder, num_layers=k))
+        for way, more in ways.items():
+            options: dict[str, Any] = {"student": "multi-exit", "multi_exit": MultiExitOptions(exits=exits, **more)}
+            name, folder, took = study.student(seed=seed, loss=loss, num_layers=None, **options)
+            seconds[way] = seconds.get(way, 0.0) + took
+            model = MultiExitEncoder.from_pretrained(folder)
+            for k in exits:
+                add(f"{k}: {way}", f"{name}-{k}", model.at(k))
+        if not arguments.teacher and "adaptive" not in arguments.without:
+            name, folder, took = adaptive_layer(study, seed)
+            seconds["AdaptiveLayer"] = seconds.get("AdaptiveLayer", 0.0) + took
+            for k in exits:
+                add(
+                    f"{k}: AdaptiveLayer",
+                    f"{name}-{k}",
+                    DotModel.from_pretrained(folder, num_layers=k, normalize=False),
+                )
+    baselines = {label: f"{label.split(':')[0]}: alone" for label in runs}
+    rows = sorted(table(study.qrels, runs, baselines), key=lambda row: int(row["system"].split(":")[0]))
+    kind = "-teacher" if arguments.teacher else ""
+    seconds = {label: total / len(seeds) for label, total in seconds.items()}
+    write_result(f"exits-{study.name}{kind}", study, started, seeds=seeds, loss=loss, rows=rows, train_seconds=seconds)
+    shown = ("system", "nDCG@10", "RR@10", "R@100", "p")
+    print(render_table([{key: row[key] for key in shown} for row in rows], decimals=3))
+
+
+def adaptive_layer(study: Study, seed: int) -> tuple[str, str, float]:
+    """sentence-transformers' AdaptiveLayerLoss over in-batch negatives, on the same triples, steps, rate and lengths."""
+    from datasets import Dataset
+    from sentence_transformers import (
+        SentenceTransformer,
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+    )
+    from sentence_transformers.sentence_transformer.losses import AdaptiveLayerLoss, MultipleNegativesRankingLoss
+    from sentence_transformers.util import dot_score
+
+    name = f"adaptive-layer-{seed}"
+    folder = study.out / name
+    if (folder / "seconds.json").is_file():
+        return name, str(folder / "model"), float(json.loads((folder / "seconds.json").read_text(encoding="utf-8")))
+    columns = list(zip(*read_triples(study.triples), strict=True))
+    texts = [study.collection.query_texts(columns[0]), *(study.collection.doc_texts(ids) for ids in columns[1:])]
+    rows = Dataset.from_dict(dict(zip(("query", "positive", "negative"), texts, strict=True)))
+    model = SentenceTransformer(MINILM, device="cpu")
+    model.max_seq_length = max(study.setting.query_length, study.setting.doc_length)
+    model.pop(len(model) - 1)  # Normalize, which the others do without too
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Dropout):
+            layer.p = 0.0
+    random.seed(seed)  # which layers a step takes
+    inner = MultipleNegativesRankingLoss(model, scale=1.0, similarity_fct=dot_score)
+    arguments = SentenceTransformerTrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=study.setting.num_epochs,
+        per_device_train_batch_size=BATCH,
+        learning_rate=study.learning_rate,
+        warmup_ratio=0.1,
+        seed=seed,
+        save_strategy="no",
+        report_to=[],
+        bf16=False,
+        use_cpu=True,
+    )
+    started = time.perf_counter()
+    SentenceTransformerTrainer(model, arguments, train_dataset=rows, loss=AdaptiveLayerLoss(model, inner)).train()
+    took = time.perf_counter() - started
+    model.save(str(folder / "model"))
+    (folder / "seconds.json").write_text(json.dumps(took), encoding="utf-8")
+    return name, str(folder / "model"), took
+
+
+if __name__ == "__main__":
+    main()
