@@ -250,11 +250,12 @@ class MarginMSEOptions(LossOptions, TrainingOptions):
     """Tokens of a document that are read, specials included (the paper: 200)."""
 
     in_batch_teacher: str | None = None
-    """A dense teacher (SentenceTransformer) whose scores of every query with every doc of the batch come from
-    cached vectors."""
+    """A second teacher, which scores every query with every doc of the batch. A dense one (SentenceTransformer) by vectors
+    that are made once; a ColBERT or SPLADE model reads each batch's texts as they come."""
 
     in_batch_scale: float = 20.0
-    """Multiplies the dense teacher's scores (cosines, mostly), so that their spread suits dot products."""
+    """Multiplies that teacher's scores (cosines, mostly), so that their spread suits dot products; 1 suits a teacher without
+    cosines."""
 
     sampler: Literal["shuffle", "tas"] = "shuffle"
     """shuffle: each row once an epoch, in random order. tas: a step's queries are of one cluster, their rows spread evenly

@@ -23,14 +23,16 @@ from rankdistill.data.scores import ScoreStore, open_scores
 from rankdistill.data.tokens import cached_tokens
 from rankdistill.data.transforms import score_transform
 from rankdistill.formats.collection import Collection, collection_from_texts, open_collection
-from rankdistill.models.loading import ARCHITECTURES, Model
+from rankdistill.models.dot import DotModel
+from rankdistill.models.loading import ARCHITECTURES, Model, load_model
 from rankdistill.models.towers import BatchScores, Tower
 from rankdistill.options.training import LossOptions, MarginMSEOptions
 from rankdistill.retrieval.bm25 import bm25_search
 from rankdistill.retrieval.index import searches
 from rankdistill.training.exits import ExitLoss, exit_loss
+from rankdistill.training.live_teacher import LiveTeacher
 from rankdistill.training.lora import add_adapters, count_weights
-from rankdistill.training.rows import CrossSource, DenseTeacher, Placed, TowerSource, place
+from rankdistill.training.rows import BatchTeacher, CrossSource, DenseTeacher, Placed, TowerSource, place
 from rankdistill.training.run import prepare_folder, run_training, total_steps, trainer_arguments, write_config
 from rankdistill.training.sampling import check_sampler, sampled_plan, sampling_facts
 from rankdistill.training.students import check_terms, new_student, penalty_weights, settled
@@ -203,13 +205,24 @@ def _batches(
         docs = cached_tokens(collection, "docs", model.tokenizer, limits[1], prompt=prompts[1])
         teacher = None
         if options.in_batch_teacher is not None:
-            teacher_queries, teacher_docs = cached_vectors(options.in_batch_teacher, collection, device=options.device)
-            teacher = DenseTeacher(teacher_queries, teacher_docs, options.in_batch_scale)
+            teacher = _batch_teacher(options, collection)
     plan = sampled_plan(options, placed, docs, collection, state)
     if isinstance(model, Tower):
         pad_id = int(model.tokenizer.pad_token_id)
         return TowerSource(placed, plan, queries, docs, pad_id, teacher, with_negatives=with_negatives), plan
     return CrossSource.of(model.tokenizer, placed, plan, queries, docs, max_length=model.max_length), plan
+
+
+def _batch_teacher(options: MarginMSEOptions, collection: Collection) -> BatchTeacher:
+    """What scores whole batches: by vectors made once, or, if its states of texts are more than a vector, as they come."""
+    assert options.in_batch_teacher is not None
+    model = load_model(options.in_batch_teacher, device=options.device)
+    if isinstance(model, DotModel):
+        queries, docs = cached_vectors(options.in_batch_teacher, collection, device=options.device)
+        return DenseTeacher(queries, docs, options.in_batch_scale)
+    if options.num_workers:
+        raise ValueError("--num-workers must be 0 with a teacher that reads every batch; leave it out")
+    return LiveTeacher.of(model, collection, options.in_batch_scale)
 
 
 def _validation(options: MarginMSEOptions, collection: Collection) -> Callable[[nn.Module], dict[str, float]]:

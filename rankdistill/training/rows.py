@@ -16,7 +16,17 @@ from rankdistill.errors import MissingIdsError
 from rankdistill.formats.collection import Collection
 from rankdistill.options.training import TrainingOptions
 
-__all__ = ["CrossSource", "DenseTeacher", "MemoryRows", "Placed", "Rows", "TowerSource", "batch_plan", "place"]
+__all__ = [
+    "BatchTeacher",
+    "CrossSource",
+    "DenseTeacher",
+    "MemoryRows",
+    "Placed",
+    "Rows",
+    "TowerSource",
+    "batch_plan",
+    "place",
+]
 
 Array = NDArray[Any]
 
@@ -139,6 +149,14 @@ def batch_plan(options: TrainingOptions, placed: Placed, docs: TokenStore, *, wo
     )
 
 
+class BatchTeacher(Protocol):
+    """Scores a whole batch."""
+
+    def scores(self, query_rows_B: Array, doc_rows_M: Array) -> Array:
+        """Scores [B, M] of every query with every doc, by their rows of the collection."""
+        ...
+
+
 @dataclass(frozen=True)
 class DenseTeacher:
     """A dense teacher's cached vectors, by collection row: its scores of a whole batch cost one product."""
@@ -176,7 +194,7 @@ class TowerSource(_Source):
         queries: TokenStore,
         docs: TokenStore,
         pad_id: int,
-        teacher: DenseTeacher | None,
+        teacher: BatchTeacher | None,
         *,
         with_negatives: bool = True,
     ) -> None:
@@ -197,7 +215,7 @@ class TowerSource(_Source):
     def __call__(self, epoch: int, step: int) -> Mapping[str, Array]:
         """Arrays: query_ids/query_mask [B, L], doc_ids/doc_mask [M, L], doc_columns [B, N], teacher_scores [B, N],
         step (of the whole run, a scalar), with negatives also negatives [B, M] (0 where a doc is another relevant one of
-        the query), with a dense teacher in_batch_scores [B, M]."""
+        the query), with a teacher of whole batches in_batch_scores [B, M]."""
         query_rows_B, doc_rows_BN, scores_BN = self.placed.gather(self.plan.rows(epoch, step))
         order = np.argsort(self.queries.lengths(query_rows_B), kind="stable")
         query_rows_B, doc_rows_BN, scores_BN = query_rows_B[order], doc_rows_BN[order], scores_BN[order]
