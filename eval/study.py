@@ -215,13 +215,14 @@ class Study:
     def ensemble(self) -> tuple[Path, float]:
         """T2: the mean z-scores of unlike teachers; and the scale that gives its margins the spread of T1's.
 
-        A cross-encoder of six layers (or the one of `teacher`), one of three layers and another seed, a dense model, BM25.
+        Trained: a cross-encoder of six layers, one of three layers and another seed, a dense model, BM25. Else MiniLM and BM25.
         """
         path = self.out / "scores-ensemble.tsv"
         if not path.is_file():
-            small = self.cross_encoder("teacher-small", num_layers=3, seed=43)
-            files = [self.scores, self.scored(small, "scores-small.tsv"), self.scored("bm25", "scores-bm25.tsv")]
+            files = [self.scores, self.scored("bm25", "scores-bm25.tsv")]
             if self.setting.teachers == "trained":
+                small = self.cross_encoder("teacher-small", num_layers=3, seed=43)
+                files.append(self.scored(small, "scores-small.tsv"))
                 files.append(self.scored(self.dense_teacher[0], "scores-dense.tsv"))
             merge_scores([str(file) for file in files], path, normalize="zscore")
         return path, round(_margin_spread(self.scores) * self.teacher_scale / _margin_spread(path), 3)
