@@ -15,7 +15,8 @@ RESULTS = ROOT / "eval" / "results"
 def main() -> None:
     intro = "Rendered by `make results` from `eval/results/*.json`; each section names the command that measured it."
     parts = [f"# Results\n\n{intro}\n"]
-    for name, section in (("teachers", teachers), ("students", students), ("losses", losses), ("scales", scales)):
+    experiments = {"teachers": teachers, "students": students, "losses": losses, "scales": scales, "exits": exits}
+    for name, section in experiments.items():
         for path in sorted(RESULTS.glob(f"{name}-*.json")):
             parts.append(section(json.loads(path.read_text(encoding="utf-8"))))
     sections = {
@@ -78,6 +79,18 @@ def scales(result: dict[str, Any]) -> str:
         f"## Scale and negatives: {result['collection']}\n\n{made(result)} A dot student by Margin-MSE alone, re-ranking BM25's "
         "first 100: T1's scores of the triples times a factor; and T1's scores of a relevant doc and BM25's first others, as many "
         f"steps each. p: against x 1, and against one negative.\n\n{compared(result['rows'])}\n\n{by(result)}"
+    )
+
+
+def exits(result: dict[str, Any]) -> str:
+    seconds = result["train_seconds"]
+    alone = sum(value for label, value in seconds.items() if label.endswith("alone"))
+    ways = ", ".join(f"{label} {value:.0f} s" for label, value in seconds.items() if not label.endswith("alone"))
+    return (
+        f"## One model, many exits: {result['collection']}\n\n{made(result)} Loss: {' + '.join(result['loss'])} at every exit. The "
+        "whole collection is searched. p: against the same body cut there and trained alone, Holm-corrected.\n\n"
+        f"{compared(result['rows'])}\n\n"
+        f"Training: {ways}; each exit alone, together {alone:.0f} s.\n\n{by(result)}"
     )
 
 
