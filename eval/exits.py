@@ -134,7 +134,7 @@ def adaptive_layer(study: Study, seed: int) -> tuple[str, str, float]:
         num_train_epochs=study.setting.num_epochs,
         per_device_train_batch_size=BATCH,
         learning_rate=study.learning_rate,
-        warmup_ratio=0.1,
+        warmup_steps=0.1,
         seed=seed,
         save_strategy="no",
         report_to=[],
