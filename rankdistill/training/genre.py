@@ -1,0 +1,131 @@
+"""Training to write names: pairs of a text and a name, by cross-entropy with label smoothing.
+
+Source: De Cao et al. 2021, arXiv:2010.00904: label smoothing .1, dropout .1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import set_seed
+
+from rankdistill.data.batches import BatchPlan, Plan
+from rankdistill.generation.decoding import decoder_prefix
+from rankdistill.generation.titles import end_token
+from rankdistill.models.seq2seq import Seq2SeqModel
+from rankdistill.options.training import GenreOptions
+from rankdistill.training.run import prepare_folder, run_training, trainer_arguments, write_config
+from rankdistill.training.trainer import Batch, DistillationTrainer
+
+__all__ = ["Pairs", "PairSource", "mixed_rows", "name_objective", "token_pairs"]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Token ids of texts and of the names to write.
+
+    Attributes:
+        sources: of each text, as the encoder reads it.
+        targets: of each name: what the decoder begins with, the name, the end token.
+        num_given: how many first tokens of a target the decoder is given and need not learn, beside the first.
+    """
+
+    sources: Sequence[Sequence[int]]
+    targets: Sequence[Sequence[int]]
+    num_given: int = 0
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+
+def token_pairs(model: Seq2SeqModel, texts: Sequence[str], names: Sequence[str]) -> Pairs:
+    """Tokens of pairs, names as a trie has them.
+
+    Raises:
+        ValueError: if there aren't as many names as texts.
+        BadDataError: for a name that is empty or holds the end token.
+    """
+    if len(texts) != len(names):
+        raise ValueError(f"expected as many names as texts, found {len(names)} and {len(texts)}")
+    tokenizer = model.tokenizer
+    sources = tokenizer(list(texts), truncation=True, max_length=model.source_max_length)["input_ids"]
+    distinct = {name: row for row, name in enumerate(dict.fromkeys(names))}
+    tokens, lengths = tokenize_titles(distinct, tokenizer, eos=end_token(tokenizer), progress=False)
+    written = [part.tolist() for part in np.split(tokens, np.cumsum(lengths, dtype=np.int64)[:-1])]
+    prefix = decoder_prefix(model.model)
+    return Pairs(sources, [[*prefix, *written[distinct[name]]] for name in names], len(prefix) - 1)
+
+
+def mixed_rows(sizes: Sequence[int], weights: Sequence[float], seed: int) -> NDArray[np.int64]:
+    """Rows of an epoch over several sources that lie one after the other: each `weight` times, a fraction of a time by lot.
+
+    Args:
+        sizes: rows of each source.
+        weights: how often an epoch has each of a source's rows.
+        seed: decides the lot.
+    """
+    random, parts, start = np.random.default_rng(seed), [np.zeros(0, np.int64)], 0
+    for size, weight in zip(sizes, weights, strict=True):
+        whole, more = divmod(weight, 1.0)
+        rows = np.arange(start, start + size)
+        parts += [np.tile(rows, int(whole)), np.sort(random.choice(rows, round(more * size), replace=False))]
+        start += size
+    return np.concatenate(parts)
+
+
+class PairSource:
+    """Batches of pairs as a function of (epoch, step)."""
+
+    def __init__(self, pairs: Pairs, rows: NDArray[np.int64], plan: Plan, pad_id: int) -> None:
+        self.pairs, self.rows, self.plan, self.pad_id = pairs, rows, plan, pad_id
+        self.num_steps, self.num_rows = plan.num_steps, len(rows)
+
+    def __call__(self, epoch: int, step: int) -> Mapping[str, NDArray[Any]]:
+        """Arrays: source_ids/source_mask [B, S], target_ids/target_mask [B, T], and labels [B, T], the token after each of
+        the targets' (-100 where there's none to learn)."""
+        rows = self.rows[self.plan.rows(epoch, step)].tolist()
+        source_ids, source_mask = _padded([self.pairs.sources[row] for row in rows], self.pad_id)
+        targets = [self.pairs.targets[row] for row in rows]
+        target_ids, target_mask = _padded([target[:-1] for target in targets], self.pad_id)
+        labels, is_label = _padded([target[1:] for target in targets], self.pad_id)
+        labels[is_label == 0] = -100
+        labels[:, : self.pairs.num_given] = -100
+        return {
+            "source_ids": source_ids,
+            "source_mask": source_mask,
+            "target_ids": target_ids,
+            "target_mask": target_mask,
+            "labels": labels,
+        }
+
+
+def _padded(lists: Sequence[Sequence[int]], pad_id: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    longest = max(map(len, lists))
+    ids = np.full((len(lists), longest), pad_id, np.int64)
+    mask = np.zeros((len(lists), longest), np.int64)
+    for row, values in enumerate(lists):
+        ids[row, : len(values)], mask[row, : len(values)] = values, 1
+    return ids, mask
+
+
+def name_objective(label_smoothing: float) -> Any:
+    """Cross-entropy of each token of the names, of which a share is spread evenly over the vocabulary."""
+
+    def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        logits_BTV: Tensor = model(batch)
+        with torch.autocast(logits_BTV.device.type, enabled=False):
+            loss = functional.cross_entropy(
+                logits_BTV.float().flatten(0, 1), batch["labels"].flatten(), label_smoothing=label_smoothing
+            )
+        return {"cross-entropy": loss}
+
+    return objective
