@@ -45,7 +45,7 @@ def tiny_model(family: str, seed: int = 0, vocab_size: int = V) -> Any:
             model.final_logits_bias.normal_(0, 0.5)
         elif family == "t5":
             config = hf.T5Config(
-                vocab_size=vocab_size, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, initializer_factor=4.0,
+                vocab_size=vocab_size, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, initializer_factor=0.7,
                 relative_attention_num_buckets=8, relative_attention_max_distance=6, decoder_start_token_id=PAD, **ids,
             )  # fmt: skip
             model = hf.T5ForConditionalGeneration(config)
@@ -91,7 +91,7 @@ def inputs(seed: int, num_texts: int, length: int = 6) -> dict[str, Tensor]:
 def log_probs_alone(
     model: Any, text: dict[str, Tensor], prefix: Sequence[int], sequence: Sequence[int], trie: TokenTrie | None = None
 ) -> list[float]:
-    """Log-probability of each token of one title of one text [1, L]: one forward, no cache; among a trie's legal tokens, if given."""
+    """Log-probability of each token of one title of one text [1, L]: one forward, no cache; among legal tokens, if a trie is given."""
     decoder_input_ids = torch.tensor([[*prefix, *sequence[:-1]]])
     logits = model(**text, decoder_input_ids=decoder_input_ids, use_cache=False).logits[0, len(prefix) - 1 :].double()
     if trie is not None:
@@ -130,3 +130,37 @@ def marginal(scores: dict[tuple[int, ...], float], trie: TokenTrie, how: str) ->
         id_: max(own) if how == "best" else max(own) + math.log(sum(math.exp(score - max(own)) for score in own))
         for id_, own in names.items()
     }
+
+
+class NextTokens:
+    """Log-probabilities of the next token after any beginning, one text, each computed alone and kept."""
+
+    def __init__(self, model: Any, text: dict[str, Tensor], prefix: Sequence[int]) -> None:
+        self.model, self.text, self.prefix = model, text, list(prefix)
+        self.kept: dict[tuple[int, ...], list[float]] = {}
+
+    @torch.no_grad()
+    def __call__(self, path: tuple[int, ...]) -> list[float]:
+        if path not in self.kept:
+            decoder_input_ids = torch.tensor([[*self.prefix, *path]])
+            logits = self.model(**self.text, decoder_input_ids=decoder_input_ids, use_cache=False).logits[0, -1]
+            self.kept[path] = logits.double().log_softmax(-1).tolist()
+        return self.kept[path]
+
+
+def plain_beam_search(
+    next_tokens: NextTokens, sequences: set[tuple[int, ...]], num_beams: int
+) -> dict[tuple[int, ...], float]:
+    """All titles that beams run to the very end come across, with the sums of their log-probabilities."""
+    live, found = {(): 0.0}, dict[tuple[int, ...], float]()
+    while live:
+        after = {
+            (*path, sequence[len(path)]): total + next_tokens(path)[sequence[len(path)]]
+            for path, total in live.items()
+            for sequence in sequences
+            if sequence[: len(path)] == path
+        }
+        ranked = sorted(after, key=lambda path: -after[path])
+        found |= {path: after[path] for path in ranked[:num_beams] if path[-1] == EOS}
+        live = {path: after[path] for path in [path for path in ranked if path[-1] != EOS][:num_beams]}
+    return found
