@@ -1,16 +1,16 @@
 """Beam search over the titles of a trie.
 
-At each length a text's best beams go on, as many as `num_beams`, among the continuations that the trie has; no others are looked at,
-and none with probability zero is kept. A title is found when its end token is among the best `num_beams` continuations of its text,
-finished or not (the rule of fairseq and transformers).
+At each length a text's best beams go on, as many as `num_beams`, among the continuations that the trie has; no others are looked
+at, and none with probability zero is kept. A title is found when its end token is among the best `num_beams` continuations of its
+text, finished or not (the rule of fairseq and transformers).
 
-Stopping: log-probabilities only fall, so a beam with sum s at length t ends with at most max(s / (t + 1)^p, s / d^p), where p is the
-length penalty and d the trie's depth. It's dropped when that is less than the worst result of a full list, and the search ends when no
-beam is left. A dropped beam's rivals are bounded by it, as they have no greater sum, so what is found is exactly what a search to the
-end finds. Where there are no more titles than beams, that is every title.
+Stopping: log-probabilities only fall, so a beam with sum s at length t ends with at most max(s / (t + 1)^p, s / d^p), where p is
+the length penalty and d the trie's depth. It's dropped when that is less than the worst result of a full list, and the search ends
+when no beam is left. A beam that has room for it has no greater sum, so the bound holds for it too: the results are exactly those of
+a search to the end. Where there are no more titles than beams, that looks at every title.
 
-Jump-forward: where only one continuation is legal, it and those after it go through the decoder along with the token before; the beam
-then waits at each length with a known sum, so that beams are compared at equal length all the same.
+Jump-forward: where only one continuation is legal, it and those after it go through the decoder along with the token before; the
+beam then waits at each length with a known sum, so that beams are compared at equal length all the same.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ class _Beams(NamedTuple):
     path: list[tuple[int, ...]]
 
     def take(self, rows: Ints) -> _Beams:
-        return _Beams(*(part[rows] for part in self[:6]), [self.path[row] for row in rows])  # type: ignore[arg-type]
+        paths = [self.path[row] for row in rows.tolist()]
+        text, parent, token, state, node, total, _ = self
+        return _Beams(text[rows], parent[rows], token[rows], state[rows], node[rows], total[rows], paths)
 
 
 class _Continuations:
@@ -159,8 +161,8 @@ def beam_search(
             )
             bound = np.maximum(beams.total / (length + 1) ** length_penalty, beams.total / max_depth**length_penalty)
             beams = beams.take(np.flatnonzero(bound >= worst[beams.text]))
-    for own in found:
-        own.sort(key=lambda hypothesis: -hypothesis.log_prob / len(hypothesis.sequence) ** length_penalty)
+    for results in found:
+        results.sort(key=lambda hypothesis: -hypothesis.log_prob / len(hypothesis.sequence) ** length_penalty)
     return found
 
 

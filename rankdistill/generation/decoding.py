@@ -1,11 +1,11 @@
 """Entities that an encoder-decoder writes of a text: generated from a trie of titles, or scored among given candidates.
 
-A title's score is the sum of the log-probabilities of its tokens, its end token included, divided by (number of tokens)^length_penalty.
-Titles are of any length that the decoder has positions for.
+A title's score is the sum of the log-probabilities of its tokens, its end token included, divided by (number of
+tokens)^length_penalty. Titles are of any length that the decoder has positions for.
 
 The decoder begins with its start token, and its forced first token where it has one: `</s>` (BART), `</s>` and a language (mBART),
-padding (T5), `[CLS]` (BERT). `prefix` says otherwise. Those tokens are no part of the title; `generate` of transformers counts a forced
-token's place in the length all the same.
+padding (T5), `[CLS]` (BERT). `prefix` says otherwise. Those tokens are no part of the title; `generate` of transformers counts a
+forced token in the length all the same.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def generate_entities(
     """The entities of each text, the best first, by beam search over the trie's titles.
 
     Args:
-        model: an encoder-decoder of transformers; runs where it is, in its dtype. BART, mBART, T5, mT5 and BERT as a decoder go fast;
-            others run without a cache. No other thread may use it meanwhile.
+        model: an encoder-decoder of transformers; runs where it is, in its dtype. BART, mBART, T5, mT5 and BERT as a decoder go
+            fast; others run without a cache. No other thread may use it meanwhile.
         tokenizer: of the texts, and the one that the trie was built for.
         trie: titles and the entities that they name.
         texts: as the model was trained to read them.
@@ -84,8 +84,8 @@ def generate_entities(
         progress: show a bar on standard error.
 
     Raises:
-        ValueError: for a model that is no encoder-decoder, has a smaller vocabulary than the trie or fewer positions than its longest
-            title; or whose logits are not numbers.
+        ValueError: for a model that is no encoder-decoder, has a smaller vocabulary than the trie, or fewer positions than its
+            longest title; or whose logits are not numbers.
 
     Source:
         De Cao et al. 2021, arXiv:2010.00904; marginalisation: De Cao et al. 2022, arXiv:2103.12528.

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 __all__ = ["Family", "encode", "family_of", "max_positions"]
 
-# (input_ids [B, M], mask [B, 1, M, C], positions [B, C], encoder_states, encoder_mask, cache) -> states [B, M, D]; the last M of the
-# C columns are the new tokens.
+# (input_ids [B, M], mask [B, 1, M, C], positions [B, C], encoder_states, encoder_mask, cache) -> states [B, M, D]; the last M of
+# the C columns are the new tokens.
 Decode = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Any], Tensor]
 
 

@@ -1,7 +1,7 @@
 """A tree of tokens for each text, each token computed once: what beams, forced runs and candidates are to a decoder.
 
-`PackedTree` lays a text's tree out in one row. A token attends to its ancestors alone, its position is its depth. So beams are never
-reordered, nothing of the text is copied for each beam, and tokens of different depths go through the decoder together.
+`PackedTree` lays a text's tree out in one row. A token attends to its ancestors alone, its position is its depth. So beams are
+never reordered, nothing of the text is copied for each beam, and tokens of different depths go through the decoder together.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What holds for any titles and any model: beams find what a plain search to the end finds, and candidates score as they do alone."""
+"""What holds for any titles and any model: beams find what a plain search finds, and candidates score as they do alone."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def inputs(seed: int, num_texts: int, length: int = 6) -> dict[str, Tensor]:
 def log_probs_alone(
     model: Any, text: dict[str, Tensor], prefix: Sequence[int], sequence: Sequence[int], trie: TokenTrie | None = None
 ) -> list[float]:
-    """Log-probability of each token of one title of one text [1, L]: one forward, no cache; among legal tokens, if a trie is given."""
+    """Log-probability of each token of one title of one text [1, L], without a cache; among legal tokens, if a trie is given."""
     decoder_input_ids = torch.tensor([[*prefix, *sequence[:-1]]])
     logits = model(**text, decoder_input_ids=decoder_input_ids, use_cache=False).logits[0, len(prefix) - 1 :].double()
     if trie is not None:
