@@ -6,7 +6,7 @@ text, finished or not (the rule of fairseq and transformers).
 
 Stopping: log-probabilities only fall, so a beam with sum s at length t ends with at most max(s / (t + 1)^p, s / d^p), where p is
 the length penalty and d the trie's depth. It's dropped when that is less than the worst result of a full list, and the search ends
-when no beam is left. A beam that has room for it has no greater sum, so the bound holds for it too: the results are exactly those of
+when no beam is left. A beam that gets its place has no greater sum, so the bound holds for it too: results are exactly those of
 a search to the end. Where there are no more titles than beams, that looks at every title.
 
 Jump-forward: where only one continuation is legal, it and those after it go through the decoder along with the token before; the
