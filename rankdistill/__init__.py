@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rankdistill.formats.collection import Collection, collection_from_texts, open_collection
     from rankdistill.formats.scores import read_scores
     from rankdistill.formats.trec import read_qrels, read_run, write_qrels, write_run
+    from rankdistill.generation.constraint import TrieConstraint
+    from rankdistill.generation.decoding import EntityScore, generate_entities, merge_names, score_candidates
     from rankdistill.generation.trie import TokenTrie
     from rankdistill.models.colbert import ColbertModel
     from rankdistill.models.cross_encoder import CrossEncoderModel
@@ -41,6 +43,7 @@ __all__ = [
     "Collection",
     "CrossEncoderModel",
     "DotModel",
+    "EntityScore",
     "Evaluation",
     "FlatIndex",
     "MarginMSEOptions",
@@ -55,12 +58,15 @@ __all__ = [
     "TeacherOptions",
     "TokenIndex",
     "TokenTrie",
+    "TrieConstraint",
     "__version__",
     "build_index",
     "collection_from_texts",
     "compare",
     "evaluate",
+    "generate_entities",
     "load",
+    "merge_names",
     "open_collection",
     "open_scores",
     "read_qrels",
@@ -68,6 +74,7 @@ __all__ = [
     "read_scores",
     "rerank",
     "run_stages",
+    "score_candidates",
     "search",
     "train_margin_mse",
     "train_teacher",
@@ -83,6 +90,8 @@ _HOME = {
     "formats.scores": ("read_scores",),
     "formats.trec": ("read_qrels", "read_run", "write_qrels", "write_run"),
     "models.colbert": ("ColbertModel",),
+    "generation.constraint": ("TrieConstraint",),
+    "generation.decoding": ("EntityScore", "generate_entities", "merge_names", "score_candidates"),
     "generation.trie": ("TokenTrie",),
     "models.cross_encoder": ("CrossEncoderModel",),
     "models.dot": ("DotModel",),

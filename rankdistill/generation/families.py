@@ -116,7 +116,7 @@ def _bart(model: Any, decoder: Any) -> Family:
 
 def _t5(model: Any, decoder: Any) -> Family:
     attention = decoder.block[0].layer[0].SelfAttention
-    scale = model.model_dim**-0.5 if model.config.scale_decoder_outputs else 1.0
+    scale = model.model_dim**-0.5 if getattr(model.config, "scale_decoder_outputs", False) else 1.0
 
     def decode(ids: Tensor, mask: Tensor, positions: Tensor, states: Tensor, state_mask: Tensor, cache: Any) -> Tensor:
         buckets = attention._relative_position_bucket(

@@ -201,6 +201,6 @@ def _among_legal(logits: NDArray[np.float64], rows: Ints, num_rows: int) -> NDAr
     np.maximum.at(best, rows, logits)
     # A row of minus infinities stays one.
     logits = logits - np.where(np.isfinite(best), best, 0)[rows]
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         sums = np.log(np.bincount(rows, np.exp(logits), num_rows))
-    return np.where(np.isneginf(logits), logits, logits - sums[rows])
+        return np.where(np.isneginf(logits), logits, logits - sums[rows])

@@ -34,21 +34,24 @@ def tiny_model(family: str, seed: int = 0, vocab_size: int = V) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: Any
-        if family == "bart":
+        if family in ("bart", "mbart"):
             layers = {f"{side}_{what}": 2 for side in ("encoder", "decoder") for what in ("layers", "attention_heads")}
             widths = {"d_model": 16, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
-            config = hf.BartConfig(
+            kind = "Bart" if family == "bart" else "MBart"
+            config = getattr(hf, f"{kind}Config")(
                 vocab_size=vocab_size, max_position_embeddings=64, init_std=0.6, **layers, **widths, **ids
             )
             config.forced_bos_token_id = config.forced_eos_token_id = None
-            model = hf.BartForConditionalGeneration(config)
+            config.decoder_start_token_id = EOS
+            model = getattr(hf, f"{kind}ForConditionalGeneration")(config)
             model.final_logits_bias.normal_(0, 0.5)
-        elif family == "t5":
-            config = hf.T5Config(
+        elif family in ("t5", "mt5"):
+            kind = "T5" if family == "t5" else "MT5"
+            config = getattr(hf, f"{kind}Config")(
                 vocab_size=vocab_size, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, initializer_factor=0.7,
                 relative_attention_num_buckets=8, relative_attention_max_distance=6, decoder_start_token_id=PAD, **ids,
             )  # fmt: skip
-            model = hf.T5ForConditionalGeneration(config)
+            model = getattr(hf, f"{kind}ForConditionalGeneration")(config)
         elif family == "bert":
             decoder = hf.BertConfig(**bert, is_decoder=True, add_cross_attention=True)
             model = hf.EncoderDecoderModel(
