@@ -40,7 +40,7 @@ TITLES = ROOT.parent / "shared" / "data" / "entities" / "titles_union" / "wikipe
 # What a text is made of, where there are no mentions: titles in a sentence.
 PATTERN = "The report says that [START_ENT] {} [END_ENT] was seen together with {} in the year of {}."
 Found = list[tuple[tuple[int, ...], float]]
-EARLY = {"HF default stop": False, "HF exact stop": "never"}
+EXACT, RENORMALISED = 'generate, TrieConstraint, early_stopping="never"', "rankdistill, renormalised"
 
 
 def build_model(num_layers: int) -> tuple[Any, Any]:
@@ -141,21 +141,22 @@ def ways(
     found: dict[str, Callable[[Any], list[Found]]] = {
         "rankdistill": ours,
         "rankdistill, one token at a time": lambda batch: ours(batch, jump=False),
-        "rankdistill, renormalised": lambda batch: ours(batch, renormalise=True),
+        RENORMALISED: lambda batch: ours(batch, renormalise=True),
     }
-    for name, stop in EARLY.items():
-        constraint = Timed(trie)
-        found |= {
-            f"{name}, TrieConstraint": lambda batch, stop=stop, own=constraint: generate(
-                model, tokenizer, trie, batch, beams, early_stopping=stop, logits_processor=[own]
-            ),
-            f"{name}, dict of dicts": lambda batch, stop=stop: generate(
-                model, tokenizer, trie, batch, beams, early_stopping=stop, prefix_allowed_tokens_fn=through_dicts
-            ),
-            f"{name}, our trie in a function": lambda batch, stop=stop: generate(
-                model, tokenizer, trie, batch, beams, early_stopping=stop, prefix_allowed_tokens_fn=through_ours
-            ),
-        }
+
+    def through_constraint(batch: Any, **options: Any) -> list[Found]:
+        return generate(model, tokenizer, trie, batch, beams, logits_processor=[TrieConstraint(trie)], **options)
+
+    found |= {
+        "generate, TrieConstraint": through_constraint,
+        EXACT: lambda batch: through_constraint(batch, early_stopping="never"),
+        "generate, prefix function over our trie": lambda batch: generate(
+            model, tokenizer, trie, batch, beams, prefix_allowed_tokens_fn=through_ours
+        ),
+        "generate, prefix function over dicts (GENRE)": lambda batch: generate(
+            model, tokenizer, trie, batch, beams, prefix_allowed_tokens_fn=through_dicts
+        ),
+    }
     return found
 
 
@@ -167,6 +168,40 @@ def agreement(found: list[Found], wanted: list[Found]) -> float:
         total += len(other)
         same += sum(abs(scores.get(sequence, np.inf) - score) < 1e-3 for sequence, score in other)
     return same / max(total, 1)
+
+
+def batches_of(tokenizer: Any, texts: list[str], size: int) -> list[Any]:
+    """Texts as the encoder takes them."""
+    return [tokenizer(texts[at : at + size], return_tensors="pt", padding=True) for at in range(0, len(texts), size)]
+
+
+def take_turns(
+    contenders: dict[str, Callable[[Any], list[Found]]], tokenizer: Any, texts: list[str], size: int
+) -> list[dict[str, Any]]:
+    """Milliseconds a text of each way, and the share of titles that it finds as `generate` does which stops by our rule."""
+    batches = batches_of(tokenizer, texts, size)
+    seconds = dict.fromkeys(contenders, 0.0)
+    cpu_seconds = dict.fromkeys(contenders, 0.0)
+    found: dict[str, list[Found]] = {name: [] for name in contenders}
+    for contender in contenders.values():
+        contender(batches[0])
+    for batch in batches:
+        for name, contender in contenders.items():
+            start, cpu_start = time.perf_counter(), time.process_time()
+            found[name] += contender(batch)
+            seconds[name] += time.perf_counter() - start
+            cpu_seconds[name] += time.process_time() - cpu_start
+    return [
+        {
+            "name": name,
+            "batch": size,
+            "ms": seconds[name] / len(texts) * 1e3,
+            "cpu_ms": cpu_seconds[name] / len(texts) * 1e3,
+            # Other probabilities, other titles.
+            "same": None if name == RENORMALISED else agreement(found[name], found[EXACT]),
+        }
+        for name in contenders
+    ]
 
 
 def constraint_share(model: Any, tokenizer: Any, trie: TokenTrie, batches: list[Any], beams: int) -> dict[str, float]:
@@ -232,7 +267,7 @@ def main() -> None:
     parser.add_argument("--titles", type=Path, default=TITLES, help="a file of titles")
     parser.add_argument("--count", type=int, help="only the first so many titles")
     parser.add_argument("--texts", type=int, default=12)
-    parser.add_argument("--batch", type=int, default=1, help="texts at once")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8], help="texts at once")
     parser.add_argument("--beams", type=int, default=10)
     parser.add_argument("--layers", type=int, default=3, help="of the decoder")
     parser.add_argument("--json", type=Path, help="write all numbers here")
@@ -245,38 +280,17 @@ def main() -> None:
     )
     drawn = np.random.default_rng(0).choice(titles, (options.texts, 3)).tolist()
     texts = [PATTERN.format(*row) for row in drawn]
-    batches = [
-        tokenizer(texts[at : at + options.batch], return_tensors="pt", padding=True)
-        for at in range(0, len(texts), options.batch)
-    ]
     contenders = ways(model, tokenizer, trie, DictTrie(tokens, lengths), options.beams)
     load = os.getloadavg()[0]
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    found: dict[str, list[Found]] = {name: [] for name in contenders}
-    for contender in contenders.values():
-        contender(batches[0])
-    for batch in batches:
-        for name, contender in contenders.items():
-            start = time.perf_counter()
-            result = contender(batch)
-            seconds[name].append((time.perf_counter() - start) / len(batch["input_ids"]))
-            found[name] += result
-    exact = found["HF exact stop, TrieConstraint"]
-    rows = [
-        {
-            "name": name,
-            "ms_a_text": float(np.mean(own)) * 1e3,
-            "median_ms": float(np.median(own)) * 1e3,
-            "same_as_exact": agreement(found[name], exact),
-        }
-        for name, own in seconds.items()
-    ]
-    share = constraint_share(model, tokenizer, trie, batches, options.beams)
+    rows = [row for size in options.batch for row in take_turns(contenders, tokenizer, texts, size)]
+    share = constraint_share(model, tokenizer, trie, batches_of(tokenizer, texts, options.batch[0]), options.beams)
     packed = candidates_ms(model, tokenizer, titles, texts)
-    print(f"{len(titles):,} titles, {options.beams} beams, {options.batch} texts at once, load {load:.1f}\n")
-    print("| | ms a text | median | same titles as HF exact |\n|---|--:|--:|--:|")
+    threads = torch.get_num_threads()
+    print(f"{len(titles):,} titles, {options.beams} beams, {threads} threads, load {load:.1f}\n")
+    print("| | texts at once | ms a text | of CPU | same titles |\n|---|--:|--:|--:|--:|")
     for row in rows:
-        print(f"| {row['name']} | {row['ms_a_text']:.1f} | {row['median_ms']:.1f} | {row['same_as_exact']:.0%} |")
+        same = "" if row["same"] is None else f"{row['same']:.0%}"
+        print(f"| {row['name']} | {row['batch']} | {row['ms']:.1f} | {row['cpu_ms']:.1f} | {same} |")
     print(f"\nTrieConstraint: {share['ms_a_step']:.2f} ms a step of generate, {share['share']:.1%} of its time")
     print(
         f"{packed['candidates']} candidates: {packed['packed_ms']:.1f} ms a text packed, {packed['rows_ms']:.1f} ms as rows, "
@@ -287,10 +301,9 @@ def main() -> None:
             "titles": len(titles),
             "source": options.titles.name,
             "texts": options.texts,
-            "batch": options.batch,
             "beams": options.beams,
             "decoder_layers": options.layers,
-            "threads": torch.get_num_threads(),
+            "threads": threads,
             "cores": os.cpu_count(),
             "load_1min": load,
             "python": platform.python_version(),

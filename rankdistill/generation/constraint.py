@@ -1,15 +1,8 @@
 """Holds `generate()` of transformers to a trie: any encoder-decoder or decoder, greedy, beams, groups of beams or sampling.
 
-What stands in front of a title differs between families, and `start` counts it:
-
-| family | in front of a title | `start` | end |
-|---|---|---|---|
-| T5 | padding | 1 | `</s>` |
-| BART, trained on `title </s>` (GENRE) | `</s>` | 1 | `</s>` |
-| BART, trained on `<s> title </s>` | `</s> <s>`; the second is `forced_bos_token_id` | 2 | `</s>` |
-| mBART | `</s>` and the language, which is forced too | 2 | `</s>` |
-| BERT as a decoder | `[CLS]` | 1 | `[SEP]` |
-| decoder only | the prompt, padded on the left | its length | the tokenizer's |
+What stands in front of a title differs between families, and `start` counts it: 1 for a decoder's start token, 2 where a first
+token is forced too (`forced_bos_token_id`: mBART, and BART trained on `<s> title </s>`), the prompt's length for models that only
+decode. docs/decoding.md has the table.
 
 `generate` ends rows at its own `eos_token_id` and `max_new_tokens`: pass `trie.eos`, and the trie's `max_depth` or more, so that no
 title is out of reach.
