@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rankdistill.evaluation.measures import Evaluation, evaluate
     from rankdistill.evaluation.significance import compare
     from rankdistill.formats.collection import Collection, collection_from_texts, open_collection
+    from rankdistill.formats.kilt import read_kilt, write_kilt
     from rankdistill.formats.scores import read_scores
     from rankdistill.formats.trec import read_qrels, read_run, write_qrels, write_run
     from rankdistill.generation.constraint import TrieConstraint
@@ -69,6 +70,7 @@ __all__ = [
     "merge_names",
     "open_collection",
     "open_scores",
+    "read_kilt",
     "read_qrels",
     "read_run",
     "read_scores",
@@ -78,6 +80,7 @@ __all__ = [
     "search",
     "train_margin_mse",
     "train_teacher",
+    "write_kilt",
     "write_qrels",
     "write_run",
 ]
@@ -87,6 +90,7 @@ _HOME = {
     "evaluation.measures": ("Evaluation", "evaluate"),
     "evaluation.significance": ("compare",),
     "formats.collection": ("Collection", "collection_from_texts", "open_collection"),
+    "formats.kilt": ("read_kilt", "write_kilt"),
     "formats.scores": ("read_scores",),
     "formats.trec": ("read_qrels", "read_run", "write_qrels", "write_run"),
     "models.colbert": ("ColbertModel",),
