@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from rankdistill.evaluation.measures import Evaluation, evaluate
     from rankdistill.evaluation.significance import compare
     from rankdistill.formats.collection import Collection, collection_from_texts, open_collection
+    from rankdistill.formats.kilt import read_kilt, write_kilt
     from rankdistill.formats.scores import read_scores
     from rankdistill.formats.trec import read_qrels, read_run, write_qrels, write_run
+    from rankdistill.generation.constraint import TrieConstraint
+    from rankdistill.generation.decoding import EntityScore, generate_entities, merge_names, score_candidates
     from rankdistill.generation.trie import TokenTrie
     from rankdistill.models.colbert import ColbertModel
     from rankdistill.models.cross_encoder import CrossEncoderModel
@@ -46,6 +49,7 @@ __all__ = [
     "Collection",
     "CrossEncoderModel",
     "DotModel",
+    "EntityScore",
     "Evaluation",
     "FlatIndex",
     "MarginMSEOptions",
@@ -63,6 +67,7 @@ __all__ = [
     "TeacherOptions",
     "TokenIndex",
     "TokenTrie",
+    "TrieConstraint",
     "__version__",
     "build_exit_indexes",
     "build_index",
@@ -71,18 +76,23 @@ __all__ = [
     "encode_exits",
     "encode_texts",
     "evaluate",
+    "generate_entities",
     "load",
+    "merge_names",
     "open_collection",
     "open_scores",
+    "read_kilt",
     "read_qrels",
     "read_run",
     "read_scores",
     "rerank",
     "run_stages",
+    "score_candidates",
     "search",
     "search_adaptively",
     "train_margin_mse",
     "train_teacher",
+    "write_kilt",
     "write_qrels",
     "write_run",
 ]
@@ -92,9 +102,12 @@ _HOME = {
     "evaluation.measures": ("Evaluation", "evaluate"),
     "evaluation.significance": ("compare",),
     "formats.collection": ("Collection", "collection_from_texts", "open_collection"),
+    "formats.kilt": ("read_kilt", "write_kilt"),
     "formats.scores": ("read_scores",),
     "formats.trec": ("read_qrels", "read_run", "write_qrels", "write_run"),
     "models.colbert": ("ColbertModel",),
+    "generation.constraint": ("TrieConstraint",),
+    "generation.decoding": ("EntityScore", "generate_entities", "merge_names", "score_candidates"),
     "generation.trie": ("TokenTrie",),
     "models.cross_encoder": ("CrossEncoderModel",),
     "models.dot": ("DotModel",),

@@ -27,6 +27,7 @@ def main() -> None:
         "mini-batches": mini_batches,
         "encode": encode,
         "trie": trie,
+        "decoding": decoding,
     }
     for name, section in sections.items():
         path = RESULTS / f"bench-{name}.json"
@@ -291,6 +292,31 @@ def trie(result: dict[str, Any]) -> str:
         "Of the files, only rankdistill's holds ids of entities.\n\n"
         f"{render_table(sizes, style='markdown', decimals=2)}\n\n"
         f"{render_table(steps, style='markdown')}{made if grown else ''}\n\n`python {result['command']}`\n"
+    )
+
+
+def decoding(result: dict[str, Any]) -> str:
+    constraint, candidates = result["constraint"], result["candidates"]
+    rows = [
+        {
+            "way": row["name"],
+            "texts at once": row["batch"],
+            "ms a text": row["ms"],
+            "of CPU": row["cpu_ms"],
+            "same titles": "" if row["same"] is None else f"{row['same']:.0%}",
+        }
+        for row in result["results"]
+    ]
+    return (
+        f"## Decoding\n\n{result['titles']:,} titles ({result['source']}), {result['beams']} beams, {result['texts']} texts; an "
+        f"encoder-decoder of all-MiniLM-L6-v2 and {result['decoder_layers']} of its layers, not trained to write titles; "
+        f"{result['threads']} thread, load {result['load_1min']:.1f}. Same titles: of the best "
+        f"{result['beams']} that generate() finds which stops by our rule.\n\n"
+        f"{render_table(rows, style='markdown', decimals=1)}\n\n"
+        f"`TrieConstraint` takes {constraint['ms_a_step']:.1f} ms a step of generate(), {constraint['share']:.1%} of its time. "
+        f"Exact scores of {candidates['candidates']} candidates: {candidates['packed_ms']:.0f} ms a text packed, "
+        f"{candidates['rows_ms']:.0f} ms as rows; largest difference {candidates['largest_difference']:.0e}.\n\n"
+        f"`python {result['command']}`\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""Files that may be gzip: opened by their name, with an error that says so where an archive is torn."""
+"""Files that may be gzip: opened by their name, with an error that says so where an archive is torn; and written whole."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, cast
 
 from rankdistill.errors import BadDataError
 
-__all__ = ["opened"]
+__all__ = ["opened", "replacing"]
 
 
 @contextmanager
@@ -29,3 +30,19 @@ def opened(
             yield cast("IO[bytes]", file)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise BadDataError(f"a whole gzip {noun}", str(error), remedy, name) from error
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """A file that takes its name only when all of it is written, so that a torn one is never found under it; gzip for `.gz`."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # The process id keeps two writers of one target apart; the suffix decides about gzip, so it stays the last.
+    temporary = target.with_name(f".{os.getpid()}.{target.name}")
+    try:
+        # mtime=0: the same content gives the same bytes.
+        with gzip.GzipFile(temporary, "wb", mtime=0) if target.suffix == ".gz" else open(temporary, "wb") as file:
+            yield cast(IO[bytes], file)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -6,17 +6,14 @@ common, a broken one isn't.
 
 from __future__ import annotations
 
-import gzip
 import itertools
 import math
 import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
-from typing import IO, Literal, cast
+from contextlib import AbstractContextManager
+from typing import IO, Literal
 
 from rankdistill.errors import BadDataError
-from rankdistill.formats.gz import opened
+from rankdistill.formats.gz import opened, replacing
 from rankdistill.records import Qrels, Run, ranked
 
 __all__ = ["read_qrels", "read_run", "write_qrels", "write_run"]
@@ -148,7 +145,7 @@ def write_run(path: str | os.PathLike[str], run: Run, tag: str = "rankdistill") 
         ValueError: an id or the tag is empty or holds white space, or a score isn't finite.
     """
     _check_id("tag", tag)
-    with _replacing(path) as file:
+    with replacing(path) as file:
         for query_id, scores in run.items():
             _check_id("query_id", query_id)
             lines = []
@@ -209,7 +206,7 @@ def write_qrels(path: str | os.PathLike[str], qrels: Qrels, layout: Literal["tre
     Raises:
         ValueError: an id is empty or holds white space.
     """
-    with _replacing(path) as file:
+    with replacing(path) as file:
         if layout == "beir":
             file.write(b"\t".join(_BEIR_HEADER) + b"\n")
         for query_id, judged in qrels.items():
@@ -224,22 +221,6 @@ def write_qrels(path: str | os.PathLike[str], qrels: Qrels, layout: Literal["tre
 
 def _open(path: str | os.PathLike[str]) -> AbstractContextManager[IO[bytes]]:
     return opened(path, noun="file", remedy="fetch or write it again")
-
-
-@contextmanager
-def _replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """A file that takes its name only when all of it is written, so that a torn one is never found under it."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # The process id keeps two writers of one target apart; the suffix decides about gzip, so it stays the last.
-    temporary = target.with_name(f".{os.getpid()}.{target.name}")
-    try:
-        # mtime=0: the same run gives the same bytes.
-        with gzip.GzipFile(temporary, "wb", mtime=0) if target.suffix == ".gz" else open(temporary, "wb") as file:
-            yield cast(IO[bytes], file)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _check_id(what: str, value: str) -> None:

@@ -1,0 +1,119 @@
+"""`TrieConstraint` under transformers' generate: every family, greedy, beams and sampling; what it refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rankdistill.generation.constraint import TrieConstraint
+from rankdistill.generation.trie import TokenTrie
+from tests.reference.decoding import BOS, EOS, PAD, V, inputs, log_probs_alone, start_token, tiny_model
+
+SEQUENCES = [[5, 6, 2], [5, 2], [9, 6, 6, 2], [9, 7, 2], [30, 31, 32, 33, 34, 2]]
+
+
+@pytest.fixture
+def trie() -> TokenTrie:
+    return TokenTrie.build(SEQUENCES, vocab_size=V, eos=EOS, pad=PAD)
+
+
+def generate(model: Any, trie: TokenTrie, start: int = 1, **options: Any) -> Any:
+    return model.generate(
+        logits_processor=[TrieConstraint(trie, start=start)],
+        max_new_tokens=trie.max_depth,
+        eos_token_id=EOS,
+        pad_token_id=PAD,
+        return_dict_in_generate=True,
+        output_scores=True,
+        **options,
+    )
+
+
+MODES: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "beams": {"num_beams": 3, "num_return_sequences": 3},
+    "more beams than titles": {"num_beams": 9, "num_return_sequences": 5, "early_stopping": "never"},
+    "sampling": {"do_sample": True, "num_return_sequences": 4},
+    "beam sampling": {"do_sample": True, "num_beams": 3},
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("family", ["bart", "t5", "bert", "gpt2", "llama"])
+def test_generate_writes_titles_only(family: str, mode: str, trie: TokenTrie) -> None:
+    model = tiny_model(family)
+    texts = inputs(1, 2)
+    start = texts["input_ids"].shape[1] if family in ("gpt2", "llama") else 1
+    torch.manual_seed(0)
+    found = generate(model, trie, start, **texts, **MODES[mode]).sequences
+    ids = trie.entity_ids(found.numpy(), start=start)
+    assert (ids.indptr[1:] - ids.indptr[:-1]).tolist() == [1] * len(found)
+    if mode == "more beams than titles":
+        assert [sorted(part.tolist()) for part in ids.ids.reshape(2, 5)] == [[0, 1, 2, 3, 4]] * 2
+
+
+@pytest.mark.parametrize("family", ["bart", "t5", "bert"])
+def test_scores_of_beams_are_the_probabilities_among_all_texts(family: str, trie: TokenTrie) -> None:
+    model, text = tiny_model(family), inputs(3, 1)
+    found = generate(model, trie, **text, num_beams=5, num_return_sequences=5, early_stopping="never")
+    for row, score in zip(found.sequences.tolist(), found.sequences_scores.tolist(), strict=True):
+        sequence = row[1 : row.index(EOS, 1) + 1]
+        alone = log_probs_alone(model, text, [start_token(model)], sequence)
+        assert score == pytest.approx(sum(alone) / len(sequence), abs=1e-4)
+
+
+def test_a_forced_first_token_is_counted_by_start(trie: TokenTrie) -> None:
+    model, text = tiny_model("bart"), inputs(4, 2)
+    found = generate(model, trie, 2, **text, forced_bos_token_id=BOS).sequences
+    assert found[:, 1].tolist() == [BOS, BOS]
+    assert len(trie.entity_ids(found.numpy(), start=2).ids) == 2
+    with pytest.raises(
+        ValueError, match=r"found none in row 0; if the model forces a first token .*count it in start="
+    ):
+        generate(model, trie, 1, **text, forced_bos_token_id=BOS)
+
+
+def constrained(trie: TokenTrie, rows: list[list[int]], scores: Tensor, **options: Any) -> Tensor:
+    return TrieConstraint(trie, **options)(torch.tensor(rows), scores)
+
+
+def test_scores_stay_or_are_renormalised(trie: TokenTrie) -> None:
+    scores = torch.randn(3, V + 3).log_softmax(-1)
+    before = scores.clone()
+    rows = [[0, 5], [0, 9], [0, 8]]
+    held = constrained(trie, rows, scores)
+    assert torch.equal(scores, before)
+    assert [row.isfinite().nonzero().flatten().tolist() for row in held] == [[2, 6], [6, 7], [2]]
+    assert torch.equal(held[held.isfinite()], scores[held.isfinite()])
+    renormalised = constrained(trie, rows, scores, renormalise=True)
+    torch.testing.assert_close(renormalised.exp().sum(-1), torch.ones(3))
+    torch.testing.assert_close(renormalised[0, [2, 6]].diff(), scores[0, [2, 6]].diff())
+    assert constrained(trie, rows, scores, on_dead_end="pad")[2].isfinite().nonzero().flatten().tolist() == [PAD]
+    assert torch.equal(constrained(trie, rows, scores, start=3), scores)
+    assert constrained(trie, [[0, 5]], scores[:1].bfloat16()).dtype == torch.bfloat16
+
+
+def test_what_is_added_counts_at_once(trie: TokenTrie) -> None:
+    constraint = TrieConstraint(trie)
+    scores = torch.zeros(1, V)
+    trie.add([[5, 11, 2]], [9])
+    assert constraint(torch.tensor([[0, 5]]), scores)[0].isfinite().nonzero().flatten().tolist() == [2, 6, 11]
+
+
+def test_refuses_what_cannot_be_held(trie: TokenTrie) -> None:
+    with pytest.raises(ValueError, match="expected a vocabulary of 40 or more, found 39"):
+        constrained(trie, [[0]], torch.zeros(1, 39))
+    scores = torch.zeros(2, V)
+    scores[1, [2, 6]] = -torch.inf
+    with pytest.raises(
+        ValueError, match="expected a legal token that other logits processors allow, found none in row 1"
+    ):
+        constrained(trie, [[0, 9], [0, 5]], scores)
+    # Rows that begin no title are beams that beam search has given up.
+    scores[1, EOS] = -torch.inf
+    assert not constrained(trie, [[0, 9], [0, 8]], scores)[1].isfinite().any()
+    with pytest.raises(ValueError, match="none that begins like row 0"):
+        constrained(trie, [[0, 8]], torch.zeros(1, V), on_dead_end="error")
