@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     from rankdistill.models.multi_exit_colbert import MultiExitColbert
     from rankdistill.models.multi_exit_cross_encoder import MultiExitCrossEncoder
     from rankdistill.models.prett import PrettModel
+    from rankdistill.models.seq2seq import Seq2SeqModel
     from rankdistill.models.splade import SpladeModel
     from rankdistill.models.tk import TKModel
-    from rankdistill.options.training import MarginMSEOptions, Stage, TeacherOptions
+    from rankdistill.options.training import GenreOptions, MarginMSEOptions, Stage, TeacherOptions
     from rankdistill.records import Qrels, Run
     from rankdistill.retrieval.bm25 import BM25
     from rankdistill.retrieval.encode import encode_exits, encode_texts
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from rankdistill.retrieval.index import FlatIndex, SparseIndex, TokenIndex, build_index
     from rankdistill.retrieval.rerank import rerank
     from rankdistill.retrieval.search import search
+    from rankdistill.training.genre import train_genre
     from rankdistill.training.margin_mse import train_margin_mse
     from rankdistill.training.stages import run_stages
     from rankdistill.training.teacher import train_teacher
@@ -52,6 +54,7 @@ __all__ = [
     "EntityScore",
     "Evaluation",
     "FlatIndex",
+    "GenreOptions",
     "MarginMSEOptions",
     "MultiExitColbert",
     "MultiExitCrossEncoder",
@@ -60,6 +63,7 @@ __all__ = [
     "Qrels",
     "Run",
     "ScoreStore",
+    "Seq2SeqModel",
     "SparseIndex",
     "SpladeModel",
     "Stage",
@@ -90,6 +94,7 @@ __all__ = [
     "score_candidates",
     "search",
     "search_adaptively",
+    "train_genre",
     "train_margin_mse",
     "train_teacher",
     "write_kilt",
@@ -116,9 +121,10 @@ _HOME = {
     "models.multi_exit_colbert": ("MultiExitColbert",),
     "models.multi_exit_cross_encoder": ("MultiExitCrossEncoder",),
     "models.prett": ("PrettModel",),
+    "models.seq2seq": ("Seq2SeqModel",),
     "models.splade": ("SpladeModel",),
     "models.tk": ("TKModel",),
-    "options.training": ("MarginMSEOptions", "Stage", "TeacherOptions"),
+    "options.training": ("GenreOptions", "MarginMSEOptions", "Stage", "TeacherOptions"),
     "records": ("Qrels", "Run"),
     "retrieval.bm25": ("BM25",),
     "retrieval.encode": ("encode_exits", "encode_texts"),
@@ -126,6 +132,7 @@ _HOME = {
     "retrieval.index": ("FlatIndex", "SparseIndex", "TokenIndex", "build_index"),
     "retrieval.rerank": ("rerank",),
     "retrieval.search": ("search",),
+    "training.genre": ("train_genre",),
     "training.margin_mse": ("train_margin_mse",),
     "training.stages": ("run_stages",),
     "training.teacher": ("train_teacher",),

@@ -29,7 +29,7 @@ from rankdistill.options.scores import (
     ScoresMergeOptions,
 )
 from rankdistill.options.scoring import ScoreOptions, TriplesOptions
-from rankdistill.options.training import MarginMSEOptions, Stages, TeacherOptions
+from rankdistill.options.training import GenreOptions, MarginMSEOptions, Stages, TeacherOptions
 from rankdistill.options.trie import TrieBuildOptions, TrieInfoOptions, TrieQueryOptions
 
 __all__ = ["app", "main"]
@@ -126,6 +126,17 @@ def score(options: Annotated[ScoreOptions, _Flat]) -> None:
     print(f"{counts['rows']:,} rows ({counts['pairs']:,} distinct pairs) written to {options.output}")
     if counts["queries_left_out"]:
         print(f"{counts['queries_left_out']:,} queries had fewer than {options.depth} candidates and were left out")
+
+
+@train.command(name="genre")
+def train_genre(options: Annotated[GenreOptions, _Flat]) -> None:
+    """Train an encoder-decoder to write names of entities, from KILT files.
+
+    Example: rankdistill train genre --files mentions.jsonl.gz --init MODEL --decoder-layers 2 --output-dir runs/genre
+    """
+    from rankdistill.training.genre import train_genre
+
+    print(f"model written to {train_genre(options)}")
 
 
 @train.command(name="teacher")

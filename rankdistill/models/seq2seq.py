@@ -125,7 +125,11 @@ def _of_encoder(
     model = EncoderDecoderModel(encoder=encoder, decoder=decoder)
     start = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
     end = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
-    for name, token in (("decoder_start_token_id", start), ("eos_token_id", end), ("pad_token_id", tokenizer.pad_token_id)):
+    for name, token in (
+        ("decoder_start_token_id", start),
+        ("eos_token_id", end),
+        ("pad_token_id", tokenizer.pad_token_id),
+    ):
         setattr(model.config, name, token)
         setattr(model.generation_config, name, token)
     return model
@@ -139,14 +143,16 @@ def _with_dropout(config: Any, dropout: float | None) -> Any:
     return config
 
 
-def _add_tokens(model: PreTrainedModel, tokenizer: Any, tokens: Sequence[str]) -> None:
+def _add_tokens(model: Any, tokenizer: Any, tokens: Sequence[str]) -> None:
     tokenizer.add_special_tokens({"additional_special_tokens": list(tokens)})
-    sides = [model.encoder, model.decoder] if isinstance(model, EncoderDecoderModel) else [model]
+    two = isinstance(model, EncoderDecoderModel)
+    sides: list[Any] = [model.encoder, model.decoder] if two else [model]
     for side in sides:
         if len(tokenizer) > side.get_input_embeddings().weight.shape[0]:
             side.resize_token_embeddings(len(tokenizer), mean_resizing=False)
             own = side.get_input_embeddings().weight
             with torch.no_grad():
                 own[-len(tokens) :] = own[: -len(tokens)].mean(0)
-    if isinstance(model, EncoderDecoderModel):
-        model.config.encoder.vocab_size = model.config.decoder.vocab_size = len(tokenizer)
+    if two:
+        config: Any = model.config
+        config.encoder.vocab_size = config.decoder.vocab_size = len(tokenizer)

@@ -12,6 +12,7 @@ from rankdistill.options.students import ColbertOptions, MultiExitOptions, Prett
 
 __all__ = [
     "LOSS_TERMS",
+    "GenreOptions",
     "LoraOptions",
     "LossOptions",
     "MarginMSEOptions",
@@ -119,6 +120,35 @@ class TrainingOptions:
 
     on_missing: Literal["error", "skip"] = "error"
     """Rows whose ids the collection lacks: an error, or left out and counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenreOptions(TrainingOptions):
+    """Train an encoder-decoder to write the names of entities (GENRE)."""
+
+    init: str
+    """Encoder-decoder to start from (BART, T5, mBART): a folder or hub id. Or an encoder (BERT, MiniLM), which becomes both
+    sides: the decoder has its layers, and what looks at the text starts random."""
+
+    files: tuple[str, ...]
+    """KILT files of training records (JSON lines, plain or .gz), each FILE or FILE:WEIGHT: how often an epoch has its
+    records. A mention in context is read between [START_ENT] and [END_ENT]; each supporting title is a name to write."""
+
+    encoder_layers: int | None = None
+    """Of an encoder that becomes both sides: keep its first layers on this side; all by default (as --num-layers)."""
+
+    decoder_layers: int | None = None
+    """The same for the decoder."""
+
+    max_words: int = 384
+    """Words around a mention that are read, half of them on each side (GENRE's number)."""
+
+    source_max_length: int | None = None
+    """Tokens of a text that are read, specials included; by default what the model has positions for, at most 512. With few,
+    take --max-words down too, or the mention may be cut off."""
+
+    label_smoothing: float = 0.1
+    """Share of the target that is spread evenly over the vocabulary (GENRE: 0.1)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,14 +19,94 @@ from torch.nn import functional
 from transformers import set_seed
 
 from rankdistill.data.batches import BatchPlan, Plan
+from rankdistill.errors import BadDataError
+from rankdistill.formats.kilt import gold_titles, read_kilt, source_text
 from rankdistill.generation.decoding import decoder_prefix
-from rankdistill.generation.titles import end_token
+from rankdistill.generation.titles import end_token, tokenize_titles
 from rankdistill.models.seq2seq import Seq2SeqModel
 from rankdistill.options.training import GenreOptions
 from rankdistill.training.run import prepare_folder, run_training, trainer_arguments, write_config
 from rankdistill.training.trainer import Batch, DistillationTrainer
 
-__all__ = ["Pairs", "PairSource", "mixed_rows", "name_objective", "token_pairs"]
+__all__ = ["PairSource", "Pairs", "mixed_rows", "name_objective", "named_texts", "token_pairs", "train_genre"]
+
+
+MARKS = ("[START_ENT]", "[END_ENT]")
+
+
+def train_genre(options: GenreOptions) -> Path:
+    """Trains an encoder-decoder to write the names that KILT files give.
+
+    Returns:
+        The folder of the trained model, which `AutoModelForSeq2SeqLM` loads.
+
+    Raises:
+        BadDataError: for malformed lines, or a file without any name.
+        ValueError: for weights that aren't numbers above 0.
+        FileExistsError: if the output folder holds a run.
+    """
+    files = [_weighted(file) for file in options.files]
+    checkpoint = prepare_folder(options)
+    set_seed(options.seed)
+    model = Seq2SeqModel.from_pretrained(
+        options.init,
+        device="cpu",
+        encoder_layers=options.encoder_layers if options.num_layers is None else options.num_layers,
+        decoder_layers=options.decoder_layers,
+        dropout=options.dropout,
+        special_tokens=MARKS,
+        source_max_length=options.source_max_length,
+    )
+    found = [named_texts(path, options.max_words) for path, _ in files]
+    pairs = token_pairs(model, *([each for texts in found for each in texts[side]] for side in (0, 1)))
+    rows = mixed_rows([len(texts) for texts, _ in found], [weight for _, weight in files], options.seed)
+    state = PartialState(cpu=options.device == "cpu")
+    lengths = np.array([len(source) for source in pairs.sources], np.int64)
+    plan = BatchPlan(
+        num_rows=len(rows),
+        batch_size=options.batch_size,
+        seed=options.seed,
+        world_size=state.num_processes,
+        rank=state.process_index,
+        window_batches=options.window_batches,
+        lengths=lambda some: lengths[rows[some]],
+    )
+    source = PairSource(pairs, rows, plan, int(model.tokenizer.pad_token_id))
+    arguments = trainer_arguments(options, source.num_steps)
+    facts = {"pairs": [len(texts) for texts, _ in found], "rows_an_epoch": len(rows)}
+    if arguments.process_index == 0:
+        write_config(options, arguments, **facts)
+    objective = name_objective(options.label_smoothing)
+    trainer = DistillationTrainer(model, arguments, source=source, objective=objective)
+    return run_training(trainer, options, checkpoint, facts)
+
+
+def named_texts(path: str, max_words: int) -> tuple[list[str], list[str]]:
+    """The texts of a KILT file with the names to write: one pair a supporting title; lines without any are left out.
+
+    Raises:
+        BadDataError: if no line has one.
+    """
+    texts, names = list[str](), list[str]()
+    for record in read_kilt(path):
+        for title in gold_titles(record):
+            texts.append(source_text(record, max_words))
+            names.append(title)
+    if not names:
+        raise BadDataError(
+            "titles of supporting pages (output, provenance, title)", "none", "is this a KILT file?", path
+        )
+    return texts, names
+
+
+def _weighted(file: str) -> tuple[str, float]:
+    """FILE, or FILE:WEIGHT."""
+    path, colon, weight = file.rpartition(":")
+    if not colon or not weight.replace(".", "", 1).isdigit():
+        return file, 1.0
+    if float(weight) <= 0:
+        raise ValueError(f"expected a weight above 0, found {file}")
+    return path, float(weight)
 
 
 @dataclass(frozen=True)
