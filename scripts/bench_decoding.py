@@ -3,10 +3,10 @@
     python scripts/bench_decoding.py --json eval/results/bench-decoding.json
 
 One model, one set of texts (mentions of WNED-WIKI in their context), one run. The model is all-MiniLM-L6-v2 as an encoder, and its
-first layers with new cross-attention as a decoder: it writes no sensible titles, but takes the time of one that does. `generate` gets
-the same trie through its own `prefix_allowed_tokens_fn` (a dict of dicts, as GENRE has it, and ours behind a Python function) and as
-a `TrieConstraint`. The ways take turns text by text, so that a busy machine is busy for all. With early_stopping="never" `generate`
-stops by our rule; without, by a shorter one that may miss titles.
+first layers with new cross-attention as a decoder: it writes no sensible titles, but takes the time of one that does. `generate`
+gets the same trie through its own `prefix_allowed_tokens_fn` (a dict of dicts, as GENRE has it, and ours behind a Python function)
+and as a `TrieConstraint`. The ways take turns text by text, so that a busy machine is busy for all. With early_stopping="never"
+`generate` stops by our rule; without, by a shorter one that may miss titles.
 """
 
 from __future__ import annotations
