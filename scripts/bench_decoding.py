@@ -2,17 +2,19 @@
 
     python scripts/bench_decoding.py --json eval/results/bench-decoding.json
 
-One model, one set of texts, one run. The model is all-MiniLM-L6-v2 as an encoder, and its first layers with new cross-attention as
-a decoder: it writes no sensible titles, but takes the time of one that does. `generate` gets the same trie through its own
-`prefix_allowed_tokens_fn` (a dict of dicts, as GENRE has it, and ours behind a Python function) and as a `TrieConstraint`. The ways
-take turns text by text, so that a busy machine is busy for all. With early_stopping="never" `generate` stops by our rule; without,
-by a shorter one that may miss titles.
+One model, one set of texts (mentions of WNED-WIKI in their context), one run. The model is all-MiniLM-L6-v2 as an encoder, and its
+first layers with new cross-attention as a decoder: it writes no sensible titles, but takes the time of one that does. `generate`
+gets the same trie through its own `prefix_allowed_tokens_fn` (a dict of dicts, as GENRE has it, and ours behind a Python function)
+and as a `TrieConstraint`. The ways take turns text by text, so that a busy machine is busy for all. With early_stopping="never"
+`generate` stops by our rule; without, by a shorter one that may miss titles.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -26,6 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rankdistill.formats.kilt import mention_text
 from rankdistill.formats.titles import read_titles
 from rankdistill.generation.beam import beam_search
 from rankdistill.generation.constraint import TrieConstraint
@@ -37,10 +40,21 @@ from rankdistill.generation.trie import TokenTrie
 
 ROOT = Path(__file__).parents[1]
 TITLES = ROOT.parent / "shared" / "data" / "entities" / "titles_union" / "wikipedia_titles.txt.gz"
-# What a text is made of, where there are no mentions: titles in a sentence.
-PATTERN = "The report says that [START_ENT] {} [END_ENT] was seen together with {} in the year of {}."
+MENTIONS = TITLES.parents[1] / "wned_wiki" / "wned_wiki.el.jsonl.gz"
 Found = list[tuple[tuple[int, ...], float]]
 EXACT, RENORMALISED = 'generate, TrieConstraint, early_stopping="never"', "rankdistill, renormalised"
+
+
+def mentions_in_context(path: Path, count: int, max_words: int) -> list[str]:
+    """One mention of each of some documents of WNED-WIKI, as a model reads it."""
+    texts = []
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        for line in itertools.islice(file, count):
+            row = json.loads(line)
+            text, mention = row["text"], row["mentions"][len(row["mentions"]) // 2]
+            start, end = mention["start"], mention["end"]
+            texts.append(mention_text(text[:start], text[start:end], text[end:], max_words=max_words))
+    return texts
 
 
 def build_model(num_layers: int) -> tuple[Any, Any]:
@@ -172,7 +186,10 @@ def agreement(found: list[Found], wanted: list[Found]) -> float:
 
 def batches_of(tokenizer: Any, texts: list[str], size: int) -> list[Any]:
     """Texts as the encoder takes them."""
-    return [tokenizer(texts[at : at + size], return_tensors="pt", padding=True) for at in range(0, len(texts), size)]
+    return [
+        tokenizer(texts[at : at + size], return_tensors="pt", padding=True, truncation=True, max_length=512)
+        for at in range(0, len(texts), size)
+    ]
 
 
 def take_turns(
@@ -232,12 +249,12 @@ def candidates_ms(model: Any, tokenizer: Any, titles: list[str], texts: list[str
     # Neighbours in the sorted list: they begin alike, as candidates of one mention do.
     candidates = [titles[start : start + count] for start in start_of.tolist()]
     start = time.perf_counter()
-    packed = score_candidates(model, tokenizer, texts, candidates)
+    packed = score_candidates(model, tokenizer, texts, candidates, max_input_length=512, batch_size=1)
     seconds = time.perf_counter() - start
     start, worst = time.perf_counter(), 0.0
     with torch.inference_mode():
         for text, own, scores in zip(texts, candidates, packed, strict=True):
-            batch = tokenizer([text], return_tensors="pt")
+            (batch,) = batches_of(tokenizer, [text], 1)
             rows = [[tokenizer.cls_token_id, *ids] for ids in tokenizer(own, add_special_tokens=False)["input_ids"]]
             width = max(map(len, rows))
             fed = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows])
@@ -266,7 +283,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--titles", type=Path, default=TITLES, help="a file of titles")
     parser.add_argument("--count", type=int, help="only the first so many titles")
-    parser.add_argument("--texts", type=int, default=12)
+    parser.add_argument("--mentions", type=Path, default=MENTIONS, help="documents with mentions, JSON lines")
+    parser.add_argument("--texts", type=int, default=16)
+    parser.add_argument("--words", type=int, default=384, help="of context of a mention; GENRE's are 384")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8], help="texts at once")
     parser.add_argument("--beams", type=int, default=10)
     parser.add_argument("--layers", type=int, default=3, help="of the decoder")
@@ -278,8 +297,7 @@ def main() -> None:
     trie = TokenTrie.build(
         (tokens, lengths), vocab_size=len(tokenizer), eos=tokenizer.sep_token_id, pad=tokenizer.pad_token_id
     )
-    drawn = np.random.default_rng(0).choice(titles, (options.texts, 3)).tolist()
-    texts = [PATTERN.format(*row) for row in drawn]
+    texts = mentions_in_context(options.mentions, options.texts, options.words)
     contenders = ways(model, tokenizer, trie, DictTrie(tokens, lengths), options.beams)
     load = os.getloadavg()[0]
     rows = [row for size in options.batch for row in take_turns(contenders, tokenizer, texts, size)]
@@ -301,6 +319,7 @@ def main() -> None:
             "titles": len(titles),
             "source": options.titles.name,
             "texts": options.texts,
+            "words": options.words,
             "beams": options.beams,
             "decoder_layers": options.layers,
             "threads": threads,

@@ -192,7 +192,8 @@ class PrefixTree:
 
 
 def _numpy(values: Tensor) -> NDArray[np.float64]:
-    return values.double().cpu().numpy()
+    # Not every device has float64.
+    return values.float().cpu().double().numpy()
 
 
 def _among_legal(logits: NDArray[np.float64], rows: Ints, num_rows: int) -> NDArray[np.float64]:
