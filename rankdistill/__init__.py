@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rankdistill.models.prett import PrettModel
     from rankdistill.models.splade import SpladeModel
     from rankdistill.models.tk import TKModel
+    from rankdistill.options.pretraining import PretrainOptions
     from rankdistill.options.training import MarginMSEOptions, Stage, TeacherOptions
     from rankdistill.records import Qrels, Run
     from rankdistill.retrieval.bm25 import BM25
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from rankdistill.retrieval.rerank import rerank
     from rankdistill.retrieval.search import search
     from rankdistill.training.margin_mse import train_margin_mse
+    from rankdistill.training.pretrain import pretrain
     from rankdistill.training.stages import run_stages
     from rankdistill.training.teacher import train_teacher
 
@@ -52,6 +54,7 @@ __all__ = [
     "MultiExitColbert",
     "MultiExitCrossEncoder",
     "MultiExitEncoder",
+    "PretrainOptions",
     "PrettModel",
     "Qrels",
     "Run",
@@ -74,6 +77,7 @@ __all__ = [
     "load",
     "open_collection",
     "open_scores",
+    "pretrain",
     "read_qrels",
     "read_run",
     "read_scores",
@@ -105,6 +109,7 @@ _HOME = {
     "models.prett": ("PrettModel",),
     "models.splade": ("SpladeModel",),
     "models.tk": ("TKModel",),
+    "options.pretraining": ("PretrainOptions",),
     "options.training": ("MarginMSEOptions", "Stage", "TeacherOptions"),
     "records": ("Qrels", "Run"),
     "retrieval.bm25": ("BM25",),
@@ -114,6 +119,7 @@ _HOME = {
     "retrieval.rerank": ("rerank",),
     "retrieval.search": ("search",),
     "training.margin_mse": ("train_margin_mse",),
+    "training.pretrain": ("pretrain",),
     "training.stages": ("run_stages",),
     "training.teacher": ("train_teacher",),
 }
