@@ -20,6 +20,7 @@ from rankdistill.models.colbert import ColbertModel
 from rankdistill.models.loading import load_model
 from rankdistill.models.multi_exit import MultiExitEncoder
 from rankdistill.models.pretraining import PretrainModel
+from rankdistill.models.tk import TKModel
 from rankdistill.options.pretraining import PretrainOptions
 from rankdistill.options.training import MarginMSEOptions
 from rankdistill.training.exits import exit_weights
@@ -254,6 +255,16 @@ def test_only_letters_are_words_and_prompts_stay(tiny_tokenizer_dir: Path) -> No
         WordDrop.of(tokenizer, 0.3)
     with pytest.raises(ValueError, match=r"expected a --word-drop above 0, and 1 at most, found 1.5"):
         WordDrop.of(tokenizer, 1.5)
+
+
+def test_whole_words_drop_too() -> None:
+    vectors = np.eye(3, 10, dtype=np.float32)
+    settings: dict[str, Any] = {"num_layers": 1, "num_heads": 1, "feed_forward": 8}
+    student = TKModel.from_words(["list", "file", "["], vectors, device="cpu", **settings)
+    (ids,) = student.tokenize(["list [ list [ file"], "document")
+    found = WordDrop.of(student.tokenizer, 1.0)(np.array([ids]), np.random.default_rng(0))
+    unknown = student.tokenizer.unk_token_id
+    assert found.tolist() == [[unknown, ids[1], unknown, ids[3], ids[4]]]
 
 
 def options(init: Path, tmp_path: Path, **more: Any) -> MarginMSEOptions:
