@@ -73,9 +73,9 @@ class Snippets(Texts):
                 except UnicodeDecodeError:
                     self.num_undecodable += 1
                     continue
-                digest.update(f"{source.name}\0{text}\0".encode("utf-8", "surrogatepass"))
                 at = len(self._files)
                 cut = [(at, start, stop) for start, stop in cut_snippets(text)]
+                digest.update(f"{source.name}\0{text}\0{cut}\0".encode("utf-8", "surrogatepass"))
                 ids.extend(f"{source.name}#{i}" for i in range(len(cut)))
                 spans.extend(cut)
                 self._files.append(source)
