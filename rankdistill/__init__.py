@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from rankdistill.models.seq2seq import Seq2SeqModel
     from rankdistill.models.splade import SpladeModel
     from rankdistill.models.tk import TKModel
+    from rankdistill.options.pretraining import PretrainOptions
     from rankdistill.options.training import GenreOptions, MarginMSEOptions, Stage, TeacherOptions
     from rankdistill.records import Qrels, Run
     from rankdistill.retrieval.bm25 import BM25
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from rankdistill.retrieval.search import search
     from rankdistill.training.genre import train_genre
     from rankdistill.training.margin_mse import train_margin_mse
+    from rankdistill.training.pretrain import pretrain
     from rankdistill.training.stages import run_stages
     from rankdistill.training.teacher import train_teacher
 
@@ -59,6 +61,7 @@ __all__ = [
     "MultiExitColbert",
     "MultiExitCrossEncoder",
     "MultiExitEncoder",
+    "PretrainOptions",
     "PrettModel",
     "Qrels",
     "Run",
@@ -85,6 +88,7 @@ __all__ = [
     "merge_names",
     "open_collection",
     "open_scores",
+    "pretrain",
     "read_kilt",
     "read_qrels",
     "read_run",
@@ -124,6 +128,7 @@ _HOME = {
     "models.seq2seq": ("Seq2SeqModel",),
     "models.splade": ("SpladeModel",),
     "models.tk": ("TKModel",),
+    "options.pretraining": ("PretrainOptions",),
     "options.training": ("GenreOptions", "MarginMSEOptions", "Stage", "TeacherOptions"),
     "records": ("Qrels", "Run"),
     "retrieval.bm25": ("BM25",),
@@ -134,6 +139,7 @@ _HOME = {
     "retrieval.search": ("search",),
     "training.genre": ("train_genre",),
     "training.margin_mse": ("train_margin_mse",),
+    "training.pretrain": ("pretrain",),
     "training.stages": ("run_stages",),
     "training.teacher": ("train_teacher",),
 }

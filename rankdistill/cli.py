@@ -12,6 +12,7 @@ from cyclopts.config import Toml
 
 from rankdistill import __version__
 from rankdistill.errors import RankDistillError
+from rankdistill.options.pretraining import PretrainOptions
 from rankdistill.options.retrieval import (
     EncodeOptions,
     EvaluateOptions,
@@ -43,7 +44,10 @@ app = App(
     default_parameter=Parameter(negative_iterable=(), consume_multiple=True),
 )
 scores = App(name="scores", help="Look at teacher score files; merge, clean, convert and compile them.")
-train = App(name="train", help="Train a teacher, or a student from a teacher's scores.")
+train = App(
+    name="train",
+    help="Train a teacher, or a student from a teacher's scores; pre-train the encoder that a student starts from.",
+)
 trie = App(name="trie", help="Tries of titles, which hold a decoder to them.")
 app.command(scores)
 app.command(train)
@@ -153,6 +157,17 @@ def train_margin_mse(options: Annotated[MarginMSEOptions, _Flat], stages: Stages
     from rankdistill.training.stages import run_stages
 
     print(f"student written to {run_stages(options, stages)}")
+
+
+@train.command(name="pretrain")
+def train_pretrain(options: Annotated[PretrainOptions, _Flat]) -> None:
+    """Pre-train an encoder with exits on repositories of source text, for a student to start from.
+
+    Example: rankdistill train pretrain --corpus .venv/lib/python3.11/site-packages --init MODEL --output-dir runs/pretrain
+    """
+    from rankdistill.training.pretrain import pretrain
+
+    print(f"encoder written to {pretrain(options)}")
 
 
 @trie.command(name="build")

@@ -30,6 +30,7 @@ __all__ = [
     "TokenStore",
     "build_tokens",
     "cached_tokens",
+    "num_special",
     "open_tokens",
     "pair_batch",
     "pair_shape",
@@ -75,8 +76,9 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     return fingerprint_of(json.dumps(settings | {"truncation": None, "padding": None}, sort_keys=True))
 
 
-def _num_special(backend: Tokenizer) -> tuple[int, int]:
+def num_special(tokenizer: Any) -> tuple[int, int]:
     """How many special tokens stand before and after a text."""
+    backend = plain_copy(tokenizer)
     own = backend.encode("a b", add_special_tokens=False).ids
     whole = backend.encode("a b").ids
     before = next(at for at in range(len(whole) - len(own) + 1) if whole[at : at + len(own)] == own)
@@ -115,7 +117,7 @@ def build_tokens(
         if not isinstance(texts, Texts):
             raise ValueError("expected a fingerprint that names the texts, found none; pass fingerprint=")
         fingerprint = texts.fingerprint
-    num_prefix, num_suffix = _num_special(backend)
+    num_prefix, num_suffix = num_special(backend)
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = TokenWriter(
         path,
@@ -219,7 +221,7 @@ def pair_shape(tokenizer: Any) -> tuple[list[int], int]:
     `([102], 1)` for BERT, `([2, 2], 0)` for RoBERTa.
     """
     backend = plain_copy(tokenizer)
-    before, after = _num_special(backend)
+    before, after = num_special(backend)
     left, right = (backend.encode(text, add_special_tokens=False).ids for text in ("a b", "c d"))
     pair = backend.encode("a b", "c d")
     joiner = pair.ids[before + len(left) : len(pair.ids) - after - len(right)]

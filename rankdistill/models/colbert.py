@@ -170,6 +170,13 @@ class ColbertModel(InteractionModel):
         """As in `Tower.backbone`."""
         return self.encoder
 
+    def set_prompts(self, query_prompt: str | None = None, doc_prompt: str | None = None) -> None:
+        """As in `Tower.set_prompts`; markers that stand before the prompts stay there."""
+        former = self.query_prompt, self.doc_prompt
+        super().set_prompts(query_prompt, doc_prompt)
+        if all(map(str.startswith, former, _MARKERS)):
+            self.query_prompt, self.doc_prompt = map(_marked, (self.query_prompt, self.doc_prompt), _MARKERS)
+
     def embed(self, input_ids: Tensor) -> Tensor:
         """As in `Tower.embed`."""
         embedded: Tensor = self.encoder.get_input_embeddings()(input_ids)
@@ -345,11 +352,12 @@ def _add_markers(encoder: PreTrainedModel, tokenizer: Any, prompts: tuple[str, s
         with quiet():
             # New rows are drawn around the mean of the old ones, so they start as words, not as noise.
             encoder.resize_token_embeddings(len(tokenizer), mean_resizing=True)
-    query, doc = (
-        prompt if prompt.startswith(marker) else f"{marker} {prompt}"
-        for prompt, marker in zip(prompts, _MARKERS, strict=True)
-    )
+    query, doc = map(_marked, prompts, _MARKERS)
     return query, doc
+
+
+def _marked(prompt: str, marker: str) -> str:
+    return prompt if prompt.startswith(marker) else f"{marker} {prompt}"
 
 
 def _read_layout(path: Path, *, plain: bool) -> dict[str, Any]:

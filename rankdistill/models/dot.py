@@ -20,7 +20,7 @@ from rankdistill.models.layout import lengths_within, load_dense, read_lengths, 
 from rankdistill.models.precision import choose_device
 from rankdistill.models.towers import BatchScores, Card, Kind, Part, Tower, read_json
 
-__all__ = ["DotModel", "Pooling", "given_to_body"]
+__all__ = ["DotModel", "Pooling", "given_to_body", "pool"]
 
 Pooling = Literal["mean", "cls", "lasttoken"]
 """How token states become one vector, by sentence-transformers' names."""
@@ -89,13 +89,7 @@ class DotModel(Tower):
 
     def pool(self, hidden_BLD: Tensor, attention_mask: Tensor) -> Tensor:
         """The vectors [B, D] that token states become, before any projection."""
-        if self.pooling != "mean":  # the first or the last token, on whichever side the padding is
-            at_B = attention_mask.argmax(1)
-            if self.pooling == "lasttoken":
-                at_B = attention_mask.shape[1] - 1 - attention_mask.flip(1).argmax(1)
-            return hidden_BLD[torch.arange(len(at_B), device=at_B.device), at_B]
-        mask_BL1 = attention_mask.unsqueeze(-1).to(hidden_BLD.dtype)
-        return (hidden_BLD * mask_BL1).sum(1) / mask_BL1.sum(1).clamp(min=1e-9)
+        return pool(hidden_BLD, attention_mask, self.pooling)
 
     def represent(
         self, input_ids: Tensor, attention_mask: Tensor, kind: Kind, inputs_embeds: Tensor | None = None
@@ -186,6 +180,17 @@ class DotModel(Tower):
             similarity="dot",
             prompts=(self.query_prompt, self.doc_prompt),
         )
+
+
+def pool(hidden_BLD: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor:
+    """One vector [B, D] of each text's token states."""
+    if pooling != "mean":  # the first or the last token, on whichever side the padding is
+        at_B = attention_mask.argmax(1)
+        if pooling == "lasttoken":
+            at_B = attention_mask.shape[1] - 1 - attention_mask.flip(1).argmax(1)
+        return hidden_BLD[torch.arange(len(at_B), device=at_B.device), at_B]
+    mask_BL1 = attention_mask.unsqueeze(-1).to(hidden_BLD.dtype)
+    return (hidden_BLD * mask_BL1).sum(1) / mask_BL1.sum(1).clamp(min=1e-9)
 
 
 def given_to_body(

@@ -120,6 +120,11 @@ class Tower(nn.Module):
         self.query_max_length, self.doc_max_length = query_max_length, doc_max_length
         self.query_prompt, self.doc_prompt = query_prompt, doc_prompt
 
+    def set_prompts(self, query_prompt: str | None = None, doc_prompt: str | None = None) -> None:
+        """Puts other prompts before texts; None leaves one as it is."""
+        self.query_prompt = self.query_prompt if query_prompt is None else query_prompt
+        self.doc_prompt = self.doc_prompt if doc_prompt is None else doc_prompt
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""

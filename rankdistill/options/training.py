@@ -16,6 +16,7 @@ __all__ = [
     "LoraOptions",
     "LossOptions",
     "MarginMSEOptions",
+    "RowOptions",
     "Stage",
     "Stages",
     "TeacherOptions",
@@ -118,6 +119,11 @@ class TrainingOptions:
     overwrite: bool = False
     """Delete what an earlier run left in --output-dir."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class RowOptions(TrainingOptions):
+    """What every training on rows of a collection's queries and documents has."""
+
     on_missing: Literal["error", "skip"] = "error"
     """Rows whose ids the collection lacks: an error, or left out and counted."""
 
@@ -207,7 +213,7 @@ class LoraOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MarginMSEOptions(LossOptions, TrainingOptions):
+class MarginMSEOptions(LossOptions, RowOptions):
     """Train a student from teacher scores."""
 
     init: str = ""
@@ -278,6 +284,17 @@ class MarginMSEOptions(LossOptions, TrainingOptions):
 
     doc_max_length: int = 200
     """Tokens of a document that are read, specials included (the paper: 200)."""
+
+    query_prompt: str | None = None
+    """Put before each query, in training and ever after (ModularStarEncoder: "Represent this code description for retrieving
+    supporting snippets of code:"); what --init has by default."""
+
+    doc_prompt: str | None = None
+    """The same for documents ("Represent this Python code snippet for retrieval:")."""
+
+    word_drop: float = 0.0
+    """Probability that a frequent word of a document (a piece with a letter that it has twice or more) is replaced by the mask
+    or unknown token, wherever it stands; while training only. ModularStarEncoder: 0.3. 0 leaves documents as they are."""
 
     in_batch_teacher: str | None = None
     """A second teacher, which scores every query with every doc of the batch. A dense one (SentenceTransformer) by vectors
@@ -372,7 +389,7 @@ Stages: TypeAlias = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeacherOptions(TrainingOptions):
+class TeacherOptions(RowOptions):
     """Train a cross-encoder teacher from triples, or from qrels and negatives."""
 
     collection: str

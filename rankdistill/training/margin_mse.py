@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, set_seed
 
 from rankdistill.data.batches import Plan
+from rankdistill.data.masking import WordDrop
 from rankdistill.data.scores import ScoreStore, open_scores
 from rankdistill.data.tokens import cached_tokens
 from rankdistill.data.transforms import score_transform
@@ -209,7 +210,11 @@ def _batches(
     plan = sampled_plan(options, placed, docs, collection, state)
     if isinstance(model, Tower):
         pad_id = int(model.tokenizer.pad_token_id)
-        return TowerSource(placed, plan, queries, docs, pad_id, teacher, with_negatives=with_negatives), plan
+        drop = WordDrop.of(model.tokenizer, options.word_drop, model.doc_prompt) if options.word_drop else None
+        source = TowerSource(
+            placed, plan, queries, docs, pad_id, teacher, with_negatives=with_negatives, word_drop=drop
+        )
+        return source, plan
     return CrossSource.of(model.tokenizer, placed, plan, queries, docs, max_length=model.max_length), plan
 
 

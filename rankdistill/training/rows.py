@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankdistill.data.batches import BatchPlan, Plan, row_blocks
+from rankdistill.data.masking import WordDrop
 from rankdistill.data.tokens import TokenStore, pair_batch, pair_shape
 from rankdistill.data.transforms import ScoreTransform
 from rankdistill.errors import MissingIdsError
@@ -197,9 +198,11 @@ class TowerSource(_Source):
         teacher: BatchTeacher | None,
         *,
         with_negatives: bool = True,
+        word_drop: WordDrop | None = None,
     ) -> None:
         super().__init__(placed, plan)
         self.queries, self.docs, self.pad_id, self.teacher = queries, docs, pad_id, teacher
+        self.word_drop = word_drop
         # Which (query, doc) are known to be relevant: they mustn't count as each other's negatives in the batch. Finding
         # them takes a pass over all rows, so only where a loss asks for negatives.
         self._num_docs = 1 + int(placed.doc_rows.max(initial=0))
@@ -225,6 +228,8 @@ class TowerSource(_Source):
         columns_BN = np.argsort(by_length)[columns].reshape(doc_rows_BN.shape)
         query_ids, query_mask = self.queries.batch(query_rows_B, self.pad_id)
         doc_ids, doc_mask = self.docs.batch(doc_rows_M, self.pad_id)
+        if self.word_drop is not None:
+            doc_ids = self.word_drop(doc_ids, np.random.default_rng([self.plan.seed, epoch, step, self.plan.rank]))
         batch = {
             "query_ids": query_ids,
             "query_mask": query_mask,

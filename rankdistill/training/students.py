@@ -23,6 +23,7 @@ from rankdistill.models.multi_exit_cross_encoder import MultiExitCrossEncoder
 from rankdistill.models.prett import PrettModel
 from rankdistill.models.splade import SpladeModel
 from rankdistill.models.tk import TKModel
+from rankdistill.models.towers import Tower
 from rankdistill.models.words import distinct_words
 from rankdistill.options.students import MultiExitOptions
 from rankdistill.options.training import MarginMSEOptions
@@ -32,6 +33,7 @@ from rankdistill.training.terms import TERMS, needs_in_batch
 __all__ = ["check_terms", "new_student", "penalty_weights", "settled"]
 
 _ENCODERS = tuple(name for name in ARCHITECTURES if name != TKModel.architecture)
+_TOWERS = tuple(name for name, kind in ARCHITECTURES.items() if issubclass(kind, Tower))
 _FOR: dict[str, tuple[str, ...]] = {
     **{name: (name,) for name in ("splade", "prett", "tk")},
     "colbert": ("colbert", "multi-exit-colbert"),
@@ -39,6 +41,7 @@ _FOR: dict[str, tuple[str, ...]] = {
     "pooling": ("dot", "multi-exit"),
     "projection_dim": ("dot", "multi-exit"),
     "dropout": _ENCODERS,
+    **dict.fromkeys(("query_prompt", "doc_prompt", "word_drop"), _TOWERS),
     # Exits are cut out of the body as it is, without what adapters put around it.
     "lora": tuple(name for name in _ENCODERS if not name.startswith("multi-exit")),
 }
@@ -92,6 +95,13 @@ def new_student(options: MarginMSEOptions, collection: Collection | None = None)
     Raises:
         ValueError: if there's nothing to start from, or too much.
     """
+    model = _new_student(options, collection)
+    if isinstance(model, Tower):
+        model.set_prompts(options.query_prompt, options.doc_prompt)
+    return model
+
+
+def _new_student(options: MarginMSEOptions, collection: Collection | None) -> Model:
     if options.student == "tk":
         return _new_tk(options, collection)
     if not options.init:
