@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
-from transformers import AutoModel
+from transformers import AutoModel, BertTokenizerFast
 
 from rankdistill import cli
 from rankdistill.data.packing import PackedPairs
@@ -110,6 +110,26 @@ def test_every_exit_learns_and_the_run_goes_on_where_it_was(
     before = AutoModel.from_pretrained(encoder_dir).state_dict()
     key = "encoder.layer.3.output.dense.weight"
     assert (body.state_dict()[key] - before[key]).abs().max() > 1e-3
+
+
+def test_exits_learn_which_snippets_are_of_one_repository(tmp_path: Path) -> None:
+    words = ["list", "string", "file", "python", "value", "array", "dict", "key", "print", "open", "path", "read"]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+    tokenizer = BertTokenizerFast(vocab={token: i for i, token in enumerate(vocabulary)}, model_max_length=64)
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    init = save_encoder("bert", tmp_path / "bert", tmp_path / "tokenizer", initializer_range=0.1)
+    rng = np.random.default_rng(0)
+    with (tmp_path / "corpus.jsonl").open("w") as file:
+        for i in range(160):  # each of four repositories has three words of its own
+            text = " ".join(rng.choice(words[i % 4 :: 4], rng.integers(6, 11)))
+            file.write(json.dumps({"repository": f"r{i % 4}", "text": text}) + "\n")
+    more: dict[str, Any] = {"max_steps": 200, "num_epochs": 99, "batch_size": 32, "max_length": 24, "dropout": 0.0}
+    pretrain(options(tmp_path / "corpus.jsonl", init, tmp_path / "run", **more))
+    log = history(tmp_path / "run")
+    for exit in (2, 4):
+        terms = [entry[f"loss/exit{exit}/icc"] * 4 / exit for entry in log]
+        assert np.mean(terms[:10]) > 0.6  # about ln 2: guesses
+        assert np.mean(terms[-10:]) < 0.35
 
 
 def test_a_student_with_exits_starts_from_it_and_words_drop_while_it_is_trained(
