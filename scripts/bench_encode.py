@@ -28,7 +28,8 @@ from rankdistill.evaluation.report import render_table
 from rankdistill.formats.collection import Collection, open_collection
 from rankdistill.models.dot import DotModel
 from rankdistill.models.loading import load_model
-from rankdistill.retrieval.encode import DTypeName, encode_texts
+from rankdistill.models.precision import DTypeName
+from rankdistill.retrieval.encode import encode_texts
 from rankdistill.retrieval.flat import FlatIndex
 from rankdistill.retrieval.search import search_vectors
 from rankdistill.training.validation import dev_qrels

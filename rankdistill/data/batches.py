@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rankdistill.data.shuffle import permuted_positions
 
-__all__ = ["BatchPlan", "Plan", "length_grouped", "padding_share", "row_blocks"]
+__all__ = ["BatchPlan", "Plan", "length_grouped", "pad_lists", "padding_share", "row_blocks"]
 
 Rows = NDArray[np.int64]
 
@@ -176,3 +176,15 @@ class BatchPlan(Plan):
 def padding_share(mask: NDArray[Any]) -> float:
     """The share of a batch's positions that are padding, from its attention mask."""
     return 1.0 - float(mask.sum()) / mask.size if mask.size else 0.0
+
+
+def pad_lists(rows: Sequence[Sequence[int] | Rows], fill: int, *, left: bool = False) -> tuple[Rows, Rows]:
+    """Lists of numbers as an array [B, L] and its mask; L is the longest one's length, padding on the right, or on the left."""
+    lengths = np.array([len(row) for row in rows])
+    longest = int(lengths.max())
+    padded = np.full((len(rows), longest), fill, np.int64)
+    for row, values in enumerate(rows):
+        padded[row, longest - len(values) if left else 0 : longest if left else len(values)] = values
+    places = np.arange(longest)
+    mask = places >= longest - lengths[:, None] if left else places < lengths[:, None]
+    return padded, mask.astype(np.int64)

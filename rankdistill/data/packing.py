@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rankdistill.data.batches import BatchPlan
+from rankdistill.data.batches import BatchPlan, pad_lists
 from rankdistill.data.masking import NOT_MASKED, mask_tokens
 from rankdistill.data.tokens import TokenStore, num_special, plain_copy
 from rankdistill.errors import BadDataError
@@ -217,16 +217,10 @@ class PackedPairs:
     def __call__(self, epoch: int, step: int) -> Mapping[str, NDArray[Any]]:
         """Arrays: input_ids/attention_mask/targets [B, L], same_repository [B] (1 if it is)."""
         items = [self.item(epoch, int(run)) for run in self.plan.rows(epoch, step)]
-        longest = max(len(ids) for ids, _, _ in items)
-        shape = len(items), longest
-        batch = {
-            "input_ids": np.full(shape, self.markers.pad, np.int64),
-            "attention_mask": np.zeros(shape, np.int64),
-            "targets": np.full(shape, NOT_MASKED, np.int64),
+        input_ids, attention_mask = pad_lists([ids for ids, _, _ in items], self.markers.pad)
+        return {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "targets": pad_lists([targets for _, targets, _ in items], NOT_MASKED)[0],
             "same_repository": np.array([same for _, _, same in items], np.int64),
         }
-        for i, (ids, targets, _) in enumerate(items):
-            batch["input_ids"][i, : len(ids)] = ids
-            batch["attention_mask"][i, : len(ids)] = 1
-            batch["targets"][i, : len(ids)] = targets
-        return batch

@@ -10,22 +10,22 @@ forced token in the length all the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from tqdm import tqdm
 
+from rankdistill.data.batches import pad_lists
 from rankdistill.generation.beam import Hypothesis, beam_search
 from rankdistill.generation.candidates import candidate_groups, score_sequences
 from rankdistill.generation.families import max_positions
 from rankdistill.generation.titles import end_token, tokenize_titles
 from rankdistill.generation.tree import PackedTree, PrefixTree, plant
 from rankdistill.generation.trie import TokenTrie
+from rankdistill.models.precision import inference_mode
 
 __all__ = ["Aliases", "EntityScore", "decoder_prefix", "generate_entities", "merge_names", "score_candidates"]
 
@@ -259,27 +259,10 @@ def _in_batches(
         return
     ids = tokenizer(list(texts), truncation=True, max_length=max_input_length)["input_ids"]
     order = sorted(range(len(texts)), key=lambda row: -len(ids[row]))
-    with _inference(model), tqdm(total=len(texts), desc=what, unit="text", disable=not progress) as bar:
+    with inference_mode(model, "auto"), tqdm(total=len(texts), desc=what, unit="text", disable=not progress) as bar:
         for start in range(0, len(texts), batch_size):
             rows = order[start : start + batch_size]
-            input_ids, mask = _padded([ids[row] for row in rows], tokenizer.pad_token_id or 0, model.device)
+            padded = pad_lists([ids[row] for row in rows], tokenizer.pad_token_id or 0)
+            input_ids, mask = (torch.from_numpy(array).to(model.device) for array in padded)
             work(rows, plant(model, input_ids, mask))
             bar.update(len(rows))
-
-
-def _padded(rows: list[list[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    width = max(map(len, rows))
-    input_ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows], device=device)
-    lengths = torch.tensor([len(row) for row in rows], device=device)
-    return input_ids, (torch.arange(width, device=device) < lengths[:, None]).long()
-
-
-@contextmanager
-def _inference(model: Any) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        model.train(was_training)

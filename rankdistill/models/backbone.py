@@ -27,6 +27,7 @@ __all__ = [
     "max_positions",
     "quiet",
     "resolve",
+    "set_dropout",
     "weights_fingerprint",
 ]
 
@@ -64,20 +65,25 @@ def config_with_layers(path: str, num_layers: int | None, dropout: float | None 
         if not 1 <= num_layers <= depth:
             raise ValueError(f"num_layers={num_layers} does not exist: {path} has layers 1 to {depth}")
         cut_config(config, num_layers)
+    set_dropout(config, dropout)
+    return config
+
+
+def set_dropout(config: PretrainedConfig, dropout: float | None) -> None:
+    """Sets all dropouts of a config, in place; None changes nothing."""
     if dropout is not None:
         for name, value in list(vars(config).items()):  # hidden_dropout_prob, attention_dropout, …, as the family says
             if "dropout" in name and isinstance(value, int | float) and not isinstance(value, bool):
                 setattr(config, name, dropout)
-    return config
 
 
-def cut_config(config: PretrainedConfig, num_layers: int) -> None:
-    """Makes a config one of the first `num_layers` layers, in place."""
+def cut_config(config: PretrainedConfig, stop: int, start: int = 0) -> None:
+    """Makes a config one of the layers from `start` to `stop`, in place."""
     depth = int(config.num_hidden_layers)
-    config.num_hidden_layers = num_layers
+    config.num_hidden_layers = stop - start
     for name, value in list(vars(config).items()):  # per-layer lists, such as ModernBERT's layer_types
         if isinstance(value, list) and len(value) == depth and name.startswith("layer"):
-            setattr(config, name, value[:num_layers])
+            setattr(config, name, value[start:stop])
 
 
 def check_same(path: Path, asked: Mapping[str, Any], stored: Mapping[str, Any]) -> None:

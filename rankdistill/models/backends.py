@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 
 from rankdistill.errors import BadDataError, MissingDependencyError
 
@@ -36,8 +37,6 @@ class OpenVinoBody(nn.Module):
 
     def forward(self, **inputs: Tensor) -> Any:
         """What the body's forward gives: indexable, or with `.logits`."""
-        from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
-
         bf16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
         precision = "bf16" if bf16 else "f32"
         key = (precision, *sorted(inputs))

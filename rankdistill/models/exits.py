@@ -30,10 +30,13 @@ __all__ = [
     "Family",
     "HeadKind",
     "Learnt",
+    "ManyExits",
+    "between",
     "check_exit",
     "chosen_exits",
     "cut",
     "family_of",
+    "final_norm",
     "load_exits",
     "save_exits",
     "shallow_copy",
@@ -99,11 +102,22 @@ def cut(body: PreTrainedModel, num_layers: int) -> PreTrainedModel:
         BadDataError: for a family that isn't covered.
         ValueError: if there aren't that many layers.
     """
-    family, depth = family_of(body), int(body.config.num_hidden_layers)
+    family_of(body)
+    depth = int(body.config.num_hidden_layers)
     if not 1 <= num_layers <= depth:
         raise ValueError(f"exit {num_layers} does not exist: the body has layers 1 to {depth}")
+    return between(body, 0, num_layers)
+
+
+def between(body: PreTrainedModel, start: int, stop: int) -> PreTrainedModel:
+    """A body that has the layers from `start` to `stop`, and all else that `body` has; shared, as in `cut`.
+
+    Raises:
+        BadDataError: for a family that isn't covered.
+    """
+    family = family_of(body)
     config = copy.deepcopy(body.config)
-    cut_config(config, num_layers)
+    cut_config(config, stop, start)
     *outer, name = family.layers.split(".")
     top: PreTrainedModel = shallow_copy(body)
     parent: Any = top
@@ -113,7 +127,7 @@ def cut(body: PreTrainedModel, num_layers: int) -> PreTrainedModel:
         inner.config = config
         setattr(parent, step, inner)
         parent = inner
-    setattr(parent, name, nn.ModuleList(list(getattr(parent, name))[:num_layers]))
+    setattr(parent, name, nn.ModuleList(list(getattr(parent, name))[start:stop]))
     return top
 
 
@@ -125,6 +139,13 @@ def shallow_copy(module: Any) -> Any:
     return other
 
 
+def final_norm(body: PreTrainedModel) -> nn.Module:
+    """What is applied to the states at each exit; nothing for families whose layers end in a norm of their own."""
+    name = family_of(body).norm
+    norm: nn.Module = getattr(body, name) if name else nn.Identity()
+    return norm
+
+
 def states_at(body: PreTrainedModel, exits: Sequence[int], given: Mapping[str, Tensor]) -> list[Tensor]:
     """Token states [B, L, H] at each exit, in one pass of the body's own code.
 
@@ -132,9 +153,9 @@ def states_at(body: PreTrainedModel, exits: Sequence[int], given: Mapping[str, T
         exits: in order of depth, the last one not beyond the body's depth.
         given: the body's arguments.
     """
-    family, depth = family_of(body), int(body.config.num_hidden_layers)
+    depth = int(body.config.num_hidden_layers)
     output = body(**given, output_hidden_states=True)
-    norm = getattr(body, family.norm) if family.norm else nn.Identity()
+    norm = final_norm(body)
     # The last state comes with the final norm, the others without.
     return [output[0] if exit == depth else norm(output.hidden_states[exit]) for exit in exits]
 
@@ -237,6 +258,31 @@ class Learnt(nn.Module):
     def log_variances(self) -> Tensor | None:
         """[E], if they're learnt."""
         return None if self.log_variance is None else self.log_variance.clone()
+
+
+class ManyExits(nn.Module):
+    """What models with several exits have in common: heads beside the body, and what the loss learns.
+
+    Attributes:
+        exits: layers at each exit, in order of depth; the last is all of the body's.
+        learnt: what a loss over the exits learns for itself.
+    """
+
+    exits: tuple[int, ...]
+    learnt: Learnt
+
+    def learn(self, *, scale: float | None = None, uncertainty: bool = False) -> None:
+        """Says what the loss is to learn for itself, as `Learnt`; what has been learnt already is kept."""
+        device = next(self.parameters()).device
+        self.learnt = self.learnt.become(scale=scale, uncertainty=uncertainty).to(device)
+
+    def _scored(self, at: dict[Cell, Tensor], *, in_batch: bool) -> ExitScores:
+        deepest, learnt = at[Cell(self.exits[-1])], self.learnt
+        return ExitScores(deepest, in_batch, at=at, scales=learnt.scales, log_variances=learnt.log_variances)
+
+    def _own_parts(self) -> dict[str, nn.Module]:
+        """Weights that only a model with several exits has."""
+        return {"heads": cast(nn.Module, self.heads), "learnt": self.learnt}
 
 
 class ExitHeads(nn.Module):

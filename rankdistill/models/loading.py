@@ -11,6 +11,7 @@ from rankdistill.models.backends import Backend, compile_openvino
 from rankdistill.models.colbert import ColbertModel
 from rankdistill.models.cross_encoder import CrossEncoderModel
 from rankdistill.models.dot import DotModel
+from rankdistill.models.exits import ManyExits
 from rankdistill.models.layout import model_type
 from rankdistill.models.multi_exit import MultiExitEncoder
 from rankdistill.models.multi_exit_colbert import MultiExitColbert
@@ -71,9 +72,11 @@ def load_model(
         MissingDependencyError: without the backend's package.
     """
     model = _load(name_or_path, "cpu" if (backend, device) == ("openvino", "auto") else device)
-    if exit is not None or dim is not None:
+    compiled = backend == "openvino"
+    # What is compiled has one output, so of a model with exits it's the deepest.
+    if exit is not None or dim is not None or (compiled and isinstance(model, ManyExits)):
         model = at_exit(model, exit, dim)
-    if backend == "openvino":
+    if compiled:
         compile_openvino(model)
     return model
 

@@ -6,7 +6,8 @@ any one exit as a dot student by itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,20 +24,22 @@ from rankdistill.models.exits import (
     ExitScores,
     HeadKind,
     Learnt,
+    ManyExits,
     check_exit,
     chosen_exits,
     cut,
+    final_norm,
     load_exits,
     save_exits,
     states_at,
 )
-from rankdistill.models.segments import final_norm, segments
+from rankdistill.models.segments import segments
 from rankdistill.models.towers import OWN_CONFIG, Card, Kind, Part, read_json, write_json
 
 __all__ = ["MultiExitEncoder"]
 
 
-class MultiExitEncoder(DotModel):
+class MultiExitEncoder(ManyExits, DotModel):
     """A dot student with several exits: `at(exit=k)` is one of them, an ordinary dot student that runs k layers.
 
     Used as a dot student itself, it is its deepest exit.
@@ -152,23 +155,15 @@ class MultiExitEncoder(DotModel):
         vectors = vectors[..., :dim]
         return functional.normalize(vectors, dim=-1) if self.normalize else vectors
 
-    def advance(
-        self, exit: int, attention_mask: Tensor, input_ids: Tensor | None = None, inputs_embeds: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Runs the layers from the exit before to this one only.
+    def pieces(self) -> list[Callable[..., tuple[Tensor, Tensor]]]:
+        """Functions that run the layers up to the first exit, from there to the second, and so on.
 
-        Args:
-            exit: where to stop.
-            attention_mask: [B, L].
-            input_ids: [B, L], for the first exit.
-            inputs_embeds: [B, L, H], for the others: the states at the exit before, as they came out of here.
-
-        Returns:
-            States [B, L, H] to go on from, and the exit's vectors [B, D].
+        Each takes the attention mask [B, L] and, by name, the first one `input_ids` [B, L], the others `inputs_embeds`: the states
+        [B, L, H] that the one before gave. Each gives states to go on from, and its exit's vectors [B, D].
         """
-        i = self.exits.index(check_exit(self.exits, exit))
-        body = segments(self.encoder, self.exits)[i]
-        given = {"input_ids": input_ids} if i == 0 else {"inputs_embeds": inputs_embeds}
+        return [partial(self._advance, i, body) for i, body in enumerate(segments(self.encoder, self.exits))]
+
+    def _advance(self, i: int, body: PreTrainedModel, attention_mask: Tensor, **given: Tensor) -> tuple[Tensor, Tensor]:
         states_BLH: Tensor = body(attention_mask=attention_mask, **given)[0]
         pooled_BH = self.pool(final_norm(self.encoder)(states_BLH), attention_mask)
         return states_BLH, self._cut(self.heads.at(i, pooled_BH), None)
@@ -189,13 +184,7 @@ class MultiExitEncoder(DotModel):
                 query_BD, doc_MD = (torch.cat([part[i] for part in side]).float() for side in (queries, docs))
                 for dim in (None, *self.dims[1:]):
                     at[Cell(exit, dim)] = self._cut(query_BD, dim) @ self._cut(doc_MD, dim).T
-            deepest = at[Cell(self.exits[-1])]
-            learnt = self.learnt
-            return ExitScores(deepest, True, at=at, scales=learnt.scales, log_variances=learnt.log_variances)
-
-    def learn(self, *, scale: float | None = None, uncertainty: bool = False) -> None:
-        """Says what the loss is to learn for itself, as `Learnt`; what has been learnt already is kept."""
-        self.learnt = self.learnt.become(scale=scale, uncertainty=uncertainty).to(self.device)
+            return self._scored(at, in_batch=True)
 
     def own_config(self) -> dict[str, Any]:
         """As in `Tower.own_config`."""
@@ -274,6 +263,3 @@ class MultiExitEncoder(DotModel):
         self.at().save_pretrained(folder)
         save_exits(folder, self._own_parts())
         write_json(folder / OWN_CONFIG, self.own_config())
-
-    def _own_parts(self) -> dict[str, nn.Module]:
-        return {"heads": self.heads, "learnt": self.learnt}

@@ -5,7 +5,7 @@ Its checkpoint is a multi-vector encoder's folder of the deepest exit, with the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +20,7 @@ from rankdistill.models.exits import (
     ExitScores,
     HeadKind,
     Learnt,
+    ManyExits,
     check_exit,
     chosen_exits,
     cut,
@@ -32,7 +33,7 @@ from rankdistill.models.towers import OWN_CONFIG, Card, Part, read_json, write_j
 __all__ = ["MultiExitColbert"]
 
 
-class MultiExitColbert(ColbertModel):
+class MultiExitColbert(ManyExits, ColbertModel):
     """A ColBERT student with several exits: `at(exit=k)` is one of them, an ordinary ColBERT student that runs k layers.
 
     Used as a ColBERT student itself, it is its deepest exit.
@@ -87,10 +88,6 @@ class MultiExitColbert(ColbertModel):
         """Writes one exit as a smaller checkpoint by itself, with its head, which MultiVectorEncoder loads."""
         self.at(exit).save_pretrained(path)
 
-    def learn(self, *, scale: float | None = None, uncertainty: bool = False) -> None:
-        """Says what the loss is to learn for itself, as `Learnt`; what has been learnt already is kept."""
-        self.learnt = self.learnt.become(scale=scale, uncertainty=uncertainty).to(self.device)
-
     def represent(
         self, input_ids: Tensor, attention_mask: Tensor, kind: Any, inputs_embeds: Tensor | None = None
     ) -> Part:
@@ -107,9 +104,7 @@ class MultiExitColbert(ColbertModel):
         for i, exit in enumerate(self.exits):
             own_queries, own_docs = ([(part[i], part[-1]) for part in side] for side in (queries, docs))
             at[Cell(exit)] = super().compare(own_queries, own_docs, columns_BN).scores
-        learnt = self.learnt
-        deepest = at[Cell(self.exits[-1])]
-        return ExitScores(deepest, True, at=at, scales=learnt.scales, log_variances=learnt.log_variances)
+        return self._scored(at, in_batch=True)
 
     def own_config(self) -> dict[str, Any]:
         """As in `Tower.own_config`."""
@@ -161,9 +156,6 @@ class MultiExitColbert(ColbertModel):
         self.at().save_pretrained(folder)
         save_exits(folder, self._own_parts())
         write_json(folder / OWN_CONFIG, self.own_config())
-
-    def _own_parts(self) -> Mapping[str, nn.Module]:
-        return {"heads": self.heads, "learnt": self.learnt}
 
 
 def _settings(model: ColbertModel) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from rankdistill.models.exits import (
     Cell,
     ExitScores,
     Learnt,
+    ManyExits,
     check_exit,
     chosen_exits,
     cut,
@@ -36,7 +37,7 @@ __all__ = ["MultiExitCrossEncoder"]
 _POOLER = "pooler"
 
 
-class MultiExitCrossEncoder(CrossEncoderModel):
+class MultiExitCrossEncoder(ManyExits, CrossEncoderModel):
     """A cross-encoder with several exits: `at(exit=k)` is one of them, an ordinary cross-encoder that runs k layers.
 
     Used as a cross-encoder itself, it is its deepest exit. A head is whatever the family's classifier puts after its body (and,
@@ -93,10 +94,6 @@ class MultiExitCrossEncoder(CrossEncoderModel):
         """Writes one exit as a smaller checkpoint by itself, with its head, which CrossEncoder loads."""
         self.at(exit).save_pretrained(path)
 
-    def learn(self, *, scale: float | None = None, uncertainty: bool = False) -> None:
-        """Says what the loss is to learn for itself, as `Learnt`; what has been learnt already is kept."""
-        self.learnt = self.learnt.become(scale=scale, uncertainty=uncertainty).to(self.device)
-
     def _head_at(self, exit: int) -> dict[str, nn.Module]:
         own = [*self.heads, _head(self.classifier)][self.exits.index(exit)]
         return dict(own.items())
@@ -119,11 +116,11 @@ class MultiExitCrossEncoder(CrossEncoderModel):
     def forward(self, batch: Mapping[str, Tensor], mini_batch_size: int | None = None) -> ExitScores:
         """Scores [B, N] at each exit, in one pass; as in `CrossEncoderModel.forward`."""
         inputs = [batch[key] for key in ("input_ids", "attention_mask", "token_type_ids") if key in batch]
-        shape, learnt = batch["teacher_scores"].shape, self.learnt
         parts = forgetting(self.exit_scores, inputs, mini_batch_size)
-        scores = [torch.cat(at_exit).float().view(shape) for at_exit in zip(*parts, strict=True)]
-        at = {Cell(exit): scores_BN for exit, scores_BN in zip(self.exits, scores, strict=True)}
-        return ExitScores(scores[-1], False, at=at, scales=learnt.scales, log_variances=learnt.log_variances)
+        scores = [
+            torch.cat(scores_P).float().view(batch["teacher_scores"].shape) for scores_P in zip(*parts, strict=True)
+        ]
+        return self._scored(dict(zip(map(Cell, self.exits), scores, strict=True)), in_batch=False)
 
     def own_config(self) -> dict[str, Any]:
         """What decides the scores beside weights and tokenizer; written to the checkpoint's rankdistill.json."""
@@ -174,9 +171,6 @@ class MultiExitCrossEncoder(CrossEncoderModel):
         super().save_pretrained(folder)
         save_exits(folder, self._own_parts())
         write_json(folder / OWN_CONFIG, self.own_config())
-
-    def _own_parts(self) -> dict[str, nn.Module]:
-        return {"heads": self.heads, "learnt": self.learnt}
 
 
 def _head(classifier: PreTrainedModel) -> dict[str, nn.Module]:

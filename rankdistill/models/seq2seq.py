@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, EncoderDecoderModel, PreTrainedModel
 from transformers import AutoModel as AutoEncoder
 
-from rankdistill.models.backbone import config_with_layers, load_tokenizer, load_weights, max_positions, resolve
+from rankdistill.models.backbone import (
+    config_with_layers,
+    load_tokenizer,
+    load_weights,
+    max_positions,
+    resolve,
+    set_dropout,
+)
 from rankdistill.models.precision import choose_device
 from rankdistill.models.towers import Card
 
@@ -96,7 +103,8 @@ class Seq2SeqModel(nn.Module):
         if config.is_encoder_decoder:
             if encoder_layers is not None or decoder_layers is not None:
                 raise ValueError(f"{path} is an encoder-decoder already: leave out the numbers of layers")
-            model = load_weights(AutoModelForSeq2SeqLM, path, _with_dropout(config, dropout))
+            set_dropout(config, dropout)
+            model = load_weights(AutoModelForSeq2SeqLM, path, config)
         else:
             model = _of_encoder(path, tokenizer, encoder_layers, decoder_layers, dropout)
         if special_tokens:
@@ -133,14 +141,6 @@ def _of_encoder(
         setattr(model.config, name, token)
         setattr(model.generation_config, name, token)
     return model
-
-
-def _with_dropout(config: Any, dropout: float | None) -> Any:
-    if dropout is not None:
-        for name, value in list(vars(config).items()):
-            if "dropout" in name and isinstance(value, int | float) and not isinstance(value, bool):
-                setattr(config, name, dropout)
-    return config
 
 
 def _add_tokens(model: Any, tokenizer: Any, tokens: Sequence[str]) -> None:

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from rankdistill.data.batches import pad_lists
 from rankdistill.errors import BadStoreError
 from rankdistill.models.dot import DotModel
 from rankdistill.models.loading import at_exit
 from rankdistill.models.multi_exit import MultiExitEncoder
-from rankdistill.models.precision import autocast, fast_dtype
+from rankdistill.models.precision import DTypeName, inference_mode
 from rankdistill.models.towers import Kind, Tower
 from rankdistill.retrieval.folders import VECTORS, fill_folder, open_folder
 
@@ -34,13 +35,10 @@ __all__ = [
     "encode_exits",
     "encode_texts",
     "in_batches",
-    "inference_mode",
     "length_sorted_batches",
     "load_vectors",
     "pad_batch",
 ]
-
-DTypeName = Literal["auto", "float32", "bfloat16", "fast"]
 
 # Texts tokenised at a time: enough for the sort by length to bring padding under 2 %, little enough for memory.
 _TOKENIZE_CHUNK = 20_000
@@ -165,37 +163,12 @@ def length_sorted_batches(ids: Sequence[Sequence[int]], batch_tokens: int) -> It
 
 def pad_batch(tokenizer: Any, encoded: dict[str, list[list[int]]], device: torch.device) -> dict[str, Tensor]:
     """Tensors [B, L] of token lists, with `attention_mask`; L is the longest row's, padding on the tokenizer's side."""
-    lengths = [len(row) for row in encoded["input_ids"]]
-    longest, left = max(lengths), tokenizer.padding_side == "left"
-    batch = {}
-    for name, rows in {**encoded, "attention_mask": [[1] * length for length in lengths]}.items():
+    left, batch = tokenizer.padding_side == "left", {}
+    for name, rows in encoded.items():
         fill = tokenizer.pad_token_id if name == "input_ids" else 0
-        padded = np.full((len(rows), longest), fill or 0, dtype=np.int64)
-        for row, values in enumerate(rows):
-            padded[row, longest - len(values) if left else 0 : longest if left else len(values)] = values
-        batch[name] = torch.from_numpy(padded).to(device)
+        padded, mask = pad_lists(rows, fill or 0, left=left)
+        batch[name], batch["attention_mask"] = torch.from_numpy(padded).to(device), torch.from_numpy(mask).to(device)
     return batch
-
-
-class inference_mode:
-    """Evaluation mode, no gradients, the wanted dtype; the model's mode comes back afterwards."""
-
-    def __init__(self, model: torch.nn.Module, dtype: DTypeName) -> None:
-        device = next(model.parameters()).device
-        stated = torch.bfloat16 if dtype == "bfloat16" else torch.float32
-        chosen = fast_dtype(device) if dtype == "fast" else stated
-        self._model, self._contexts = model, (torch.inference_mode(), autocast(device, chosen))
-
-    def __enter__(self) -> None:
-        self._was_training = self._model.training
-        self._model.eval()
-        for context in self._contexts:
-            context.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        for context in reversed(self._contexts):
-            context.__exit__(*error)
-        self._model.train(self._was_training)
 
 
 def encode_collection(

@@ -24,9 +24,10 @@ from rankdistill.models.dot import DotModel
 from rankdistill.models.exits import Cell
 from rankdistill.models.loading import load_model
 from rankdistill.models.multi_exit import MultiExitEncoder
+from rankdistill.models.precision import DTypeName
 from rankdistill.options.retrieval import ExitsOptions
 from rankdistill.records import Qrels, Run
-from rankdistill.retrieval.encode import DTypeName, encode_texts
+from rankdistill.retrieval.encode import encode_texts
 from rankdistill.retrieval.exits import CONFIDENCES, build_exit_indexes, search_exits, stop_by
 from rankdistill.retrieval.flat import FlatIndex
 from rankdistill.retrieval.systems import search_latency

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from rankdistill.errors import BadDataError
 from rankdistill.models.exits import Cell
 from rankdistill.models.multi_exit import MultiExitEncoder
+from rankdistill.models.precision import DTypeName, inference_mode
 from rankdistill.records import Run, ranked
-from rankdistill.retrieval.encode import DTypeName, encode_exits, inference_mode, pad_batch
+from rankdistill.retrieval.encode import encode_exits, pad_batch
 from rankdistill.retrieval.flat import Device, FlatIndex
 from rankdistill.retrieval.search import search_vectors
 
@@ -154,6 +155,7 @@ def search_adaptively(
     query_ids = list(queries)
     ids = model.tokenize(list(queries.values()), "query")
     order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
+    pieces = model.pieces()
     with inference_mode(model, dtype):
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
@@ -161,9 +163,9 @@ def search_adaptively(
             batch = pad_batch(model.tokenizer, {"input_ids": [ids[row] for row in rows]}, model.device)
             mask_BL, states = batch["attention_mask"], None
             before: Mapping[str, Ranking] = {}
-            for exit in model.exits:
+            for exit, piece in zip(model.exits, pieces, strict=True):
                 given = {"input_ids": batch["input_ids"]} if states is None else {"inputs_embeds": states}
-                states, vectors = model.advance(exit, mask_BL, **given)
+                states, vectors = piece(mask_BL, **given)
                 vectors_BD = vectors.float().cpu().numpy()
                 run = search_vectors(indexes[Cell(exit)], dict(zip(waiting, vectors_BD, strict=True)), k)
                 now = {query_id: ranked(run[query_id], depth) for query_id in waiting}

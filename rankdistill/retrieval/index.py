@@ -13,9 +13,9 @@ from rankdistill.errors import BadDataError, BadStoreError
 from rankdistill.models.colbert import ColbertModel
 from rankdistill.models.dot import DotModel
 from rankdistill.models.loading import ARCHITECTURES, Model
+from rankdistill.models.precision import DTypeName
 from rankdistill.models.splade import SpladeModel
 from rankdistill.retrieval import flat, sparse
-from rankdistill.retrieval.encode import DTypeName
 from rankdistill.retrieval.flat import Device, FlatIndex, faiss_module
 from rankdistill.retrieval.folders import index_facts
 from rankdistill.retrieval.precompute import Precomputed, encode

@@ -14,9 +14,10 @@ from scipy.sparse import csr_matrix, issparse
 from rankdistill.errors import BadDataError, BadStoreError
 from rankdistill.models.dot import DotModel
 from rankdistill.models.loading import Model
+from rankdistill.models.precision import DTypeName
 from rankdistill.models.splade import SpladeModel
 from rankdistill.models.towers import InteractionModel, Kind
-from rankdistill.retrieval.encode import DTypeName, encode_collection, encode_texts, load_vectors
+from rankdistill.retrieval.encode import encode_collection, encode_texts, load_vectors
 from rankdistill.retrieval.folders import SPARSE, STATES, read_manifest
 from rankdistill.retrieval.sparse import encode_collection_sparse, encode_sparse, load_sparse
 from rankdistill.retrieval.states import TokenStates, encode_collection_states, encode_states, load_states

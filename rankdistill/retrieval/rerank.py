@@ -13,17 +13,11 @@ from rankdistill.errors import MissingIdsError
 from rankdistill.models.cross_encoder import CrossEncoderModel
 from rankdistill.models.dot import DotModel
 from rankdistill.models.loading import Model
+from rankdistill.models.precision import DTypeName, inference_mode
 from rankdistill.models.splade import SpladeModel
 from rankdistill.models.towers import InteractionModel
 from rankdistill.records import Run, ranked
-from rankdistill.retrieval.encode import (
-    DTypeName,
-    at_once,
-    encode_texts,
-    inference_mode,
-    length_sorted_batches,
-    pad_batch,
-)
+from rankdistill.retrieval.encode import at_once, encode_texts, length_sorted_batches, pad_batch
 from rankdistill.retrieval.precompute import Encoded, Precomputed, encode
 from rankdistill.retrieval.sparse import encode_sparse
 from rankdistill.retrieval.states import TokenStates, score_state_pairs

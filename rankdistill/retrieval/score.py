@@ -27,10 +27,11 @@ from rankdistill.formats.triples import read_triples
 from rankdistill.models.backends import Backend
 from rankdistill.models.dot import DotModel
 from rankdistill.models.loading import Model, load_model
+from rankdistill.models.precision import DTypeName
 from rankdistill.options.scoring import ScoreOptions
 from rankdistill.records import ranked
 from rankdistill.retrieval.bm25 import bm25_scores
-from rankdistill.retrieval.encode import DTypeName, encode_collection, load_vectors
+from rankdistill.retrieval.encode import encode_collection, load_vectors
 from rankdistill.retrieval.rerank import score_encoded, score_pairs
 
 __all__ = ["Pair", "score_file", "score_resumably"]

@@ -13,9 +13,9 @@ from rankdistill.errors import BadDataError
 from rankdistill.models.colbert import ColbertModel
 from rankdistill.models.dot import DotModel
 from rankdistill.models.loading import Model
+from rankdistill.models.precision import DTypeName
 from rankdistill.models.splade import SpladeModel
 from rankdistill.records import Run, ranked
-from rankdistill.retrieval.encode import DTypeName
 from rankdistill.retrieval.index import FlatIndex, Index, SparseIndex, TokenIndex
 from rankdistill.retrieval.precompute import encode
 

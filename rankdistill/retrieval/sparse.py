@@ -18,10 +18,11 @@ from scipy.sparse import csr_matrix, vstack
 from torch import Tensor
 from tqdm import tqdm
 
+from rankdistill.models.precision import DTypeName
 from rankdistill.models.splade import SpladeModel
 from rankdistill.models.towers import Kind
 from rankdistill.records import Run
-from rankdistill.retrieval.encode import DTypeName, in_batches
+from rankdistill.retrieval.encode import in_batches
 from rankdistill.retrieval.folders import (
     SPARSE,
     Columns,

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from rankdistill.models.precision import DTypeName, inference_mode
 from rankdistill.models.towers import InteractionModel, Kind
-from rankdistill.retrieval.encode import DTypeName, in_batches, inference_mode
+from rankdistill.retrieval.encode import in_batches
 from rankdistill.retrieval.folders import STATES, Columns, RaggedWriter, fill_folder, open_folder, read_ragged
 
 if TYPE_CHECKING:

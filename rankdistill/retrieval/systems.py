@@ -19,9 +19,9 @@ from rankdistill.formats.trec import read_run
 from rankdistill.models.backends import Backend
 from rankdistill.models.dot import DotModel
 from rankdistill.models.loading import Model, load_model
+from rankdistill.models.precision import DTypeName
 from rankdistill.records import Run, ranked
 from rankdistill.retrieval.bm25 import BM25
-from rankdistill.retrieval.encode import DTypeName
 from rankdistill.retrieval.index import Device, Index, build_index, faiss_module, index_of, searches
 from rankdistill.retrieval.precompute import Precomputed, load_precomputed, precompute
 from rankdistill.retrieval.rerank import rerank, score_encoded, score_pairs

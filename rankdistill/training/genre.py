@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import set_seed
 
-from rankdistill.data.batches import BatchPlan, Plan
+from rankdistill.data.batches import Plan, pad_lists
 from rankdistill.errors import BadDataError
 from rankdistill.formats.kilt import gold_titles, read_kilt, source_text
 from rankdistill.generation.decoding import decoder_prefix
 from rankdistill.generation.titles import end_token, tokenize_titles
 from rankdistill.models.seq2seq import Seq2SeqModel
 from rankdistill.options.training import GenreOptions
-from rankdistill.training.run import prepare_folder, run_training, trainer_arguments, write_config
-from rankdistill.training.trainer import Batch, DistillationTrainer
+from rankdistill.training.run import grouped_plan, prepare_folder, run_training, trainer_arguments, write_config
+from rankdistill.training.trainer import Batch, DistillationTrainer, Objective
 
 __all__ = ["PairSource", "Pairs", "mixed_rows", "name_objective", "named_texts", "token_pairs", "train_genre"]
 
@@ -62,15 +62,8 @@ def train_genre(options: GenreOptions) -> Path:
     rows = mixed_rows([len(texts) for texts, _ in found], [weight for _, weight in files], options.seed)
     state = PartialState(cpu=options.device == "cpu")
     lengths = np.array([len(source) for source in pairs.sources], np.int64)
-    plan = BatchPlan(
-        num_rows=len(rows),
-        batch_size=options.batch_size,
-        seed=options.seed,
-        world_size=state.num_processes,
-        rank=state.process_index,
-        window_batches=options.window_batches,
-        lengths=lambda some: lengths[rows[some]],
-    )
+    ranks = {"world_size": state.num_processes, "rank": state.process_index}
+    plan = grouped_plan(options, len(rows), lambda some: lengths[rows[some]], **ranks)
     source = PairSource(pairs, rows, plan, int(model.tokenizer.pad_token_id))
     arguments = trainer_arguments(options, source.num_steps)
     facts = {"pairs": [len(texts) for texts, _ in found], "rows_an_epoch": len(rows)}
@@ -173,10 +166,10 @@ class PairSource:
         """Arrays: source_ids/source_mask [B, S], target_ids/target_mask [B, T], and labels [B, T], the token after each of
         the targets' (-100 where there's none to learn)."""
         rows = self.rows[self.plan.rows(epoch, step)].tolist()
-        source_ids, source_mask = _padded([self.pairs.sources[row] for row in rows], self.pad_id)
+        source_ids, source_mask = pad_lists([self.pairs.sources[row] for row in rows], self.pad_id)
         targets = [self.pairs.targets[row] for row in rows]
-        target_ids, target_mask = _padded([target[:-1] for target in targets], self.pad_id)
-        labels, is_label = _padded([target[1:] for target in targets], self.pad_id)
+        target_ids, target_mask = pad_lists([target[:-1] for target in targets], self.pad_id)
+        labels, is_label = pad_lists([target[1:] for target in targets], self.pad_id)
         labels[is_label == 0] = -100
         labels[:, : self.pairs.num_given] = -100
         return {
@@ -188,16 +181,7 @@ class PairSource:
         }
 
 
-def _padded(lists: Sequence[Sequence[int]], pad_id: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    longest = max(map(len, lists))
-    ids = np.full((len(lists), longest), pad_id, np.int64)
-    mask = np.zeros((len(lists), longest), np.int64)
-    for row, values in enumerate(lists):
-        ids[row, : len(values)], mask[row, : len(values)] = values, 1
-    return ids, mask
-
-
-def name_objective(label_smoothing: float) -> Any:
+def name_objective(label_smoothing: float) -> Objective:
     """Cross-entropy of each token of the names, of which a share is spread evenly over the vocabulary."""
 
     def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:

@@ -223,7 +223,7 @@ def _batch_teacher(options: MarginMSEOptions, collection: Collection) -> BatchTe
     assert options.in_batch_teacher is not None
     model = load_model(options.in_batch_teacher, device=options.device)
     if isinstance(model, DotModel):
-        queries, docs = cached_vectors(options.in_batch_teacher, collection, device=options.device)
+        queries, docs = cached_vectors(model, collection)
         return DenseTeacher(queries, docs, options.in_batch_scale)
     if options.num_workers:
         raise ValueError("--num-workers must be 0 with a teacher that reads every batch; leave it out")

@@ -28,7 +28,7 @@ from rankdistill.formats.repositories import open_repositories
 from rankdistill.models.pretraining import Predictions, PretrainModel
 from rankdistill.options.pretraining import PretrainOptions
 from rankdistill.training.exits import exit_weights
-from rankdistill.training.run import prepare_folder, run_training, trainer_arguments, write_config
+from rankdistill.training.run import grouped_plan, prepare_folder, run_training, trainer_arguments, write_config
 from rankdistill.training.trainer import Batch, DistillationTrainer, Objective
 
 __all__ = ["hold_out", "pretrain", "pretrain_objective", "pretrain_validator"]
@@ -75,15 +75,8 @@ def pretrain(options: PretrainOptions) -> Path:
     def pairs(runs: Runs, plan: BatchPlan) -> PackedPairs:
         return PackedPairs(runs, tokens, plan, markers, room=room, mask_rate=options.mask_rate)
 
-    plan = BatchPlan(
-        num_rows=len(train),
-        batch_size=options.batch_size,
-        seed=options.seed,
-        world_size=state.num_processes,
-        rank=state.process_index,
-        window_batches=options.window_batches,
-        lengths=_run_lengths(train, tokens).__getitem__,
-    )
+    ranks = {"world_size": state.num_processes, "rank": state.process_index}
+    plan = grouped_plan(options, len(train), _run_lengths(train, tokens).__getitem__, **ranks)
     source = pairs(train, plan)
     validate = None
     if dev is not None:

@@ -16,6 +16,7 @@ from rankdistill.data.transforms import ScoreTransform
 from rankdistill.errors import MissingIdsError
 from rankdistill.formats.collection import Collection
 from rankdistill.options.training import TrainingOptions
+from rankdistill.training.run import grouped_plan
 
 __all__ = [
     "BatchTeacher",
@@ -139,15 +140,12 @@ def place(
 
 def batch_plan(options: TrainingOptions, placed: Placed, docs: TokenStore, *, world_size: int, rank: int) -> BatchPlan:
     """Which rows each step has; inside a window, rows are grouped by the length of their longest doc."""
-    return BatchPlan(
-        num_rows=placed.num_rows,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        world_size=world_size,
-        rank=rank,
-        window_batches=options.window_batches,
-        lengths=lambda rows: docs.lengths(placed.gather(rows)[1].reshape(-1)).reshape(len(rows), -1).max(1),
-    )
+
+    def longest(rows: Array) -> Array:
+        found: Array = docs.lengths(placed.gather(rows)[1].reshape(-1)).reshape(len(rows), -1).max(1)
+        return found
+
+    return grouped_plan(options, placed.num_rows, longest, world_size=world_size, rank=rank)
 
 
 class BatchTeacher(Protocol):

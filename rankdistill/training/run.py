@@ -17,12 +17,21 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from rankdistill.data.batches import BatchPlan
 from rankdistill.models.loading import Model
 from rankdistill.models.precision import choose_device, fast_dtype
 from rankdistill.options.training import TrainingOptions
 from rankdistill.training.trainer import DistillationTrainer, last_checkpoint
 
-__all__ = ["model_card", "prepare_folder", "run_training", "total_steps", "trainer_arguments", "write_config"]
+__all__ = [
+    "grouped_plan",
+    "model_card",
+    "prepare_folder",
+    "run_training",
+    "total_steps",
+    "trainer_arguments",
+    "write_config",
+]
 
 _PACKAGES = ("rankdistill", "torch", "transformers", "accelerate", "tokenizers", "numpy")
 
@@ -48,6 +57,25 @@ def prepare_folder(options: TrainingOptions) -> Path | None:
         raise FileExistsError(f"{folder}: expected an empty folder, found a run; pass --resume or --overwrite")
     folder.mkdir(parents=True, exist_ok=True)
     return last_checkpoint(folder / "checkpoints") if options.resume else None
+
+
+def grouped_plan(
+    options: TrainingOptions, num_rows: int, lengths: Callable[[Any], Any], *, world_size: int, rank: int
+) -> BatchPlan:
+    """Which rows each step has, those of like length together.
+
+    Args:
+        lengths: from rows to what they're grouped by, inside windows of `options.window_batches`.
+    """
+    return BatchPlan(
+        num_rows=num_rows,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        world_size=world_size,
+        rank=rank,
+        window_batches=options.window_batches,
+        lengths=lengths,
+    )
 
 
 def total_steps(options: TrainingOptions, num_steps: int) -> int:

@@ -17,19 +17,17 @@ __all__ = ["cached_query_vectors", "cached_vectors"]
 
 
 def cached_vectors(
-    teacher: str, collection: Collection, *, device: str = "auto", cache_dir: Path | None = None
+    model: DotModel, collection: Collection, *, cache_dir: Path | None = None
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """A dense teacher's vectors of all queries and all docs of a collection, in the collection's order.
 
     Args:
-        teacher: a SentenceTransformer, or a dot student of ours.
-        device: where to encode.
+        model: the teacher; encodes where it is.
         cache_dir: the package's cache by default.
 
     Returns:
         [num_queries, D] and [num_docs, D], memory-mapped.
     """
-    model = DotModel.from_pretrained(teacher, device=device)
     folder = _folder(model, collection, cache_dir)
     encode_collection(model, collection, folder / "docs", shard_size=2000, dtype="fast")
     return _queries(model, collection, folder), load_vectors(folder / "docs")[1]

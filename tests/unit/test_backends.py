@@ -14,8 +14,10 @@ from rankdistill.models.colbert import ColbertModel
 from rankdistill.models.cross_encoder import CrossEncoderModel
 from rankdistill.models.dot import DotModel
 from rankdistill.models.loading import load_model
+from rankdistill.models.multi_exit import MultiExitEncoder
 from rankdistill.models.prett import PrettModel
 from rankdistill.models.splade import SpladeModel
+from rankdistill.retrieval.encode import encode_texts
 from rankdistill.retrieval.rerank import score_pairs
 
 
@@ -54,6 +56,19 @@ def test_openvino_gives_torchs_scores(
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
     coarse = score_pairs(compiled, queries, docs, dtype="bfloat16", progress=False)
     assert np.corrcoef(coarse, expected)[0, 1] > 0.95
+
+
+@pytest.mark.parametrize("exit", [None, 1])
+def test_one_exit_of_several_is_compiled(tiny_bert_dir: Path, tmp_path: Path, exit: int | None) -> None:
+    model = MultiExitEncoder.from_pretrained(tiny_bert_dir, device="cpu", exits=[1, 2])
+    with torch.no_grad():
+        model.heads.weight.mul_(torch.rand_like(model.heads.weight))
+    model.save_pretrained(tmp_path)
+    compiled = load_model(tmp_path, backend="openvino", exit=exit)
+    assert isinstance(compiled, DotModel)
+    found = encode_texts(compiled, ["sort a list", "x"], kind="query", progress=False)
+    expected = encode_texts(model.at(exit), ["sort a list", "x"], kind="query", progress=False)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_compiled_model_is_saved_as_it_was(tiny_bert_dir: Path, tmp_path: Path) -> None:
