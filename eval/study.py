@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -369,7 +370,7 @@ def write_result(name: str, study: Study, started: float, **parts: Any) -> None:
         "dropout": 0.0,
         "num_test_queries": len(study.qrels),
         **parts,
-        "command": " ".join(["python", *(os.path.relpath(word) if word == sys.argv[0] else word for word in sys.argv)]),
+        "command": shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
         "versions": {
             "rankdistill": rankdistill.__version__,
             "torch": torch.__version__,
