@@ -94,6 +94,9 @@ def main() -> None:
     )
     parser.add_argument("--learning-rate", type=float, default=3e-4, help="of all students")
     parser.add_argument("--backend", choices=["torch", "openvino"], default="torch", help="of searching and scoring")
+    parser.add_argument(
+        "--held-out", action="store_true", help="cross-encoders score triples of queries that they weren't trained on"
+    )
     arguments = parser.parse_args()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     study = Study(
@@ -103,6 +106,7 @@ def main() -> None:
         arguments.num_layers,
         arguments.learning_rate,
         arguments.backend,
+        arguments.held_out,
     )
     TABLES[arguments.table](study, arguments.seeds, arguments.only)
 

@@ -29,6 +29,7 @@ from rankdistill.evaluation.significance import compare
 from rankdistill.formats.collection import Collection, open_collection
 from rankdistill.formats.scores import read_scores
 from rankdistill.formats.trec import read_run, write_run
+from rankdistill.formats.triples import read_triples, write_triples
 from rankdistill.models.backends import Backend, compile_openvino
 from rankdistill.models.loading import Model, load_model
 from rankdistill.models.prett import PrettModel
@@ -87,6 +88,8 @@ class Study:
         num_layers: of the students.
         learning_rate: of all students.
         backend: what runs models that search or re-rank.
+        held_out: cross-encoders that are trained score a triple only if its query was in the other half of their training data.
+            A teacher is surer of what it has learnt by heart than a student can make use of.
     """
 
     name: str
@@ -95,6 +98,7 @@ class Study:
     num_layers: int = 2
     learning_rate: float = 3e-4
     backend: Backend = "torch"
+    held_out: bool = False
 
     @property
     def setting(self) -> Setting:
@@ -161,15 +165,24 @@ class Study:
             make_triples(TriplesOptions(collection=self.path, output=path, num_negatives=2, max_triples=number))
         return path
 
-    def cross_encoder(self, name: str, **options: Any) -> str:
-        """A cross-encoder trained on the triples."""
+    def half(self, number: int) -> Path:
+        """The triples of every other query."""
+        path = self.out / f"triples-half-{number}.tsv"
+        if not path.is_file():
+            triples = read_triples(self.triples)
+            place = {query_id: at for at, query_id in enumerate(dict.fromkeys(triple.query_id for triple in triples))}
+            write_triples(path, [triple for triple in triples if place[triple.query_id] % 2 == number])
+        return path
+
+    def cross_encoder(self, name: str, triples: Path | None = None, **options: Any) -> str:
+        """A cross-encoder trained on the triples, or on some of them."""
         folder = self.out / name
         if not (folder / "metrics.json").is_file():
             length = self.setting.query_length + self.setting.doc_length
             train_teacher(
                 TeacherOptions(
                     collection=self.path,
-                    triples=str(self.triples),
+                    triples=str(triples or self.triples),
                     init=MINILM,
                     output_dir=folder,
                     max_length=length,
@@ -192,14 +205,14 @@ class Study:
         model, _ = self.train(self.out / "dense-teacher", self.scores, {"loss": ("infonce",), "learning_rate": 1e-4})
         return model, 1.0
 
-    def scored(self, teacher: str, name: str) -> Path:
-        """A teacher's scores of the triples."""
+    def scored(self, teacher: str, name: str, triples: Path | None = None) -> Path:
+        """A teacher's scores of the triples, or of some of them."""
         path = self.out / name
         if not path.is_file():
             options = ScoreOptions(
                 teacher=teacher,
                 collection=self.path,
-                triples=self.triples,
+                triples=triples or self.triples,
                 output=path,
                 dtype="fast",
                 backend="torch" if teacher == "bm25" else self.backend,
@@ -207,9 +220,24 @@ class Study:
             score_file(options)
         return path
 
+    def cross_encoder_scores(self, name: str, scores: str, **options: Any) -> Path:
+        """Scores of the triples by a cross-encoder trained on them; with `held_out`, by two, each trained on the other half."""
+        if not self.held_out:
+            return self.scored(self.cross_encoder(name, **options), f"{scores}.tsv")
+        path = self.out / f"{scores}-held-out.tsv"
+        if not path.is_file():
+            parts = []
+            for number in (0, 1):
+                teacher = self.cross_encoder(f"{name}-half-{1 - number}", self.half(1 - number), **options)
+                parts.append(self.scored(teacher, f"{scores}-half-{number}.tsv", self.half(number)).read_bytes())
+            path.write_bytes(b"".join(parts))
+        return path
+
     @cached_property
     def scores(self) -> Path:
         """T1's."""
+        if self.setting.teachers == "trained":
+            return self.cross_encoder_scores("teacher", "scores")
         return self.scored(self.teacher, "scores.tsv")
 
     @cached_property
@@ -218,12 +246,11 @@ class Study:
 
         Trained: a cross-encoder of six layers, one of three layers and another seed, a dense model, BM25. Else MiniLM and BM25.
         """
-        path = self.out / "scores-ensemble.tsv"
+        path = self.out / ("scores-ensemble-held-out.tsv" if self.held_out else "scores-ensemble.tsv")
         if not path.is_file():
             files = [self.scores, self.scored("bm25", "scores-bm25.tsv")]
             if self.setting.teachers == "trained":
-                small = self.cross_encoder("teacher-small", num_layers=3, seed=43)
-                files.append(self.scored(small, "scores-small.tsv"))
+                files.append(self.cross_encoder_scores("teacher-small", "scores-small", num_layers=3, seed=43))
                 files.append(self.scored(self.dense_teacher[0], "scores-dense.tsv"))
             merge_scores([str(file) for file in files], path, normalize="zscore")
         return path, round(_margin_spread(self.scores) * self.teacher_scale / _margin_spread(path), 3)
@@ -302,7 +329,7 @@ class Study:
             **({"teacher_scale": self.teacher_scale} if self.teacher_scale != 1.0 else {}),
             **options,
         }
-        told = options if scores is None else options | {"scores": scores.name}
+        told = options if scores is None and not self.held_out else options | {"scores": (scores or self.scores).name}
         key = hashlib.sha256(repr(sorted(told.items())).encode()).hexdigest()[:8]
         model, seconds = self.train(self.out / f"student-{key}", self.scores if scores is None else scores, options)
         return f"student-{key}", model, seconds
@@ -361,13 +388,15 @@ def _mean(evaluations: Sequence[Evaluation]) -> Evaluation:
 
 
 def write_result(name: str, study: Study, started: float, **parts: Any) -> None:
-    """Writes eval/results/<name>.json, with what is needed to repeat it."""
+    """Writes eval/results/<name>.json, with what is needed to repeat it; apart where teachers are `held_out`."""
+    name += "-held-out" if study.held_out else ""
     result = {
         "collection": study.name,
         "setting": vars(study.setting),
         "num_layers": study.num_layers,
         "learning_rate": study.learning_rate,
         "dropout": 0.0,
+        "held_out": study.held_out,
         "num_test_queries": len(study.qrels),
         **parts,
         "command": shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),

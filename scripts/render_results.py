@@ -38,7 +38,7 @@ def main() -> None:
 
 def teachers(result: dict[str, Any]) -> str:
     return (
-        f"## Does a teacher help? {result['collection']}\n\n{made(result)} The whole collection is searched. p: randomisation "
+        f"## Does a teacher help? {named(result)}\n\n{made(result)} The whole collection is searched. p: randomisation "
         f"test on nDCG@10 against “{result['baseline']}”, Holm-corrected.\n\n"
         f"{compared(result['rows'])}\n\n{by(result)}"
     )
@@ -47,9 +47,9 @@ def teachers(result: dict[str, Any]) -> str:
 def students(result: dict[str, Any]) -> str:
     name = result["collection"]
     found = (
-        f"## Students and teachers: {name}\n\n{made(result)} Alone: labels only, by InfoNCE for students that score all docs of "
-        "a batch (dot, colbert, splade), by RankNet on the triples for the others. T1: Margin-MSE with a cross-encoder's scores "
-        "(with InfoNCE where the student has it). T2: the same with the mean z-scores of unlike teachers. "
+        f"## Students and teachers: {named(result)}\n\n{made(result)} Alone: labels only, by InfoNCE for students that score all "
+        "docs of a batch (dot, colbert, splade), by RankNet on the triples for the others. T1: Margin-MSE with a "
+        "cross-encoder's scores (with InfoNCE where the student has it). T2: the same with the mean z-scores of unlike teachers. "
         "p: randomisation test on nDCG@10 against the same student alone, Holm-corrected.\n\n"
         f"Re-ranking BM25's first 100:\n\n{compared(result['reranked'])}\n\n"
     )
@@ -70,14 +70,14 @@ def students(result: dict[str, Any]) -> str:
 
 def losses(result: dict[str, Any]) -> str:
     return (
-        f"## Losses: {result['collection']}\n\n{made(result)} Each learns the rows' own docs only, from T1's scores, and re-ranks "
+        f"## Losses: {named(result)}\n\n{made(result)} Each learns the rows' own docs only, from T1's scores, and re-ranks "
         f"BM25's first 100. p: against the same student without a teacher.\n\n{compared(result['rows'])}\n\n{by(result)}"
     )
 
 
 def scales(result: dict[str, Any]) -> str:
     return (
-        f"## Scale and negatives: {result['collection']}\n\n{made(result)} A dot student by Margin-MSE alone, re-ranking BM25's "
+        f"## Scale and negatives: {named(result)}\n\n{made(result)} A dot student by Margin-MSE alone, re-ranking BM25's "
         "first 100: T1's scores of the triples times a factor; and T1's scores of a relevant doc and BM25's first others, as many "
         f"steps each. p: against x 1, and against one negative.\n\n{compared(result['rows'])}\n\n{by(result)}"
     )
@@ -95,14 +95,24 @@ def exits(result: dict[str, Any]) -> str:
     )
 
 
+def named(result: dict[str, Any]) -> str:
+    """The collection, and whether its teachers scored what they hadn't learnt."""
+    return f"{result['collection']}, held-out teachers" if result.get("held_out") else str(result["collection"])
+
+
 def made(result: dict[str, Any]) -> str:
     """How students were made and measured."""
     setting = result["setting"]
     seeds = f" Means over the seeds {', '.join(map(str, result['seeds']))}." if len(result["seeds"]) > 1 else ""
+    held_out = (
+        " Trained cross-encoders score queries that they weren't trained on (two, each of the other half)."
+        if result.get("held_out")
+        else ""
+    )
     return (
         f"Students: the first {result['num_layers']} layers of MiniLM, at most {setting['num_triples']:,} triples, "
         f"{setting['num_epochs']:g} epoch(s), learning rate {result['learning_rate']:g}, dropout {result['dropout']:g}, "
-        f"{setting['query_length']}/{setting['doc_length']} tokens; {result['num_test_queries']} test queries.{seeds}"
+        f"{setting['query_length']}/{setting['doc_length']} tokens; {result['num_test_queries']} test queries.{seeds}{held_out}"
     )
 
 

@@ -1,0 +1,95 @@
+"""Linked paragraphs as KILT files to train and test `train genre` on, and pages to find by what their text says.
+
+Paragraphs of a page all go to one side: 90 % of the pages train, 5 % are for choosing, 5 % for testing (by a hash of the page's
+title, so that every machine cuts alike). A mention is read in its paragraph. Names are as the links have them.
+
+    python eval/linked_text.py [--data FOLDER] [--pages 8000] [--out runs/entities]
+
+Writes mentions-{train,dev,test}.jsonl.gz, and pages-train.jsonl.gz: beginnings of Wikipedia pages without their own title, which
+is to be written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import json
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rankdistill.formats.kilt import KiltOutput, KiltPage, KiltRecord, mention_text, write_kilt
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "entities"
+SPLITS = ("train", "dev", "test")
+PAGE_WORDS = 32  # of a page's beginning: about as long as a question with its context
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=SHARED, help="holds wtq_wikipedia_links/ and ottqa_pages/")
+    parser.add_argument("--pages", type=int, default=8000, help="beginnings of pages to train on")
+    parser.add_argument("--out", type=Path, default=Path("runs/entities"))
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    records: dict[str, list[KiltRecord]] = {split: [] for split in SPLITS}
+    pages: dict[str, set[str]] = {split: set() for split in SPLITS}
+    for paragraph in lines(arguments.data / "wtq_wikipedia_links" / "paragraphs.jsonl.gz"):
+        split = split_of(paragraph["page"])
+        pages[split].add(paragraph["page"])
+        records[split] += mentions(paragraph)
+    for split in SPLITS:
+        write_kilt(arguments.out / f"mentions-{split}.jsonl.gz", records[split])
+        titles = Counter(record.output[0].provenance[0].title for record in records[split])
+        print(f"{split}: {len(pages[split]):,} pages, {len(records[split]):,} mentions of {len(titles):,} titles")
+    found = [record for page in lines(arguments.data / "ottqa_pages" / "pages.jsonl.gz") if (record := beginning(page))]
+    chosen = random.Random(0).sample(found, min(arguments.pages, len(found)))
+    write_kilt(arguments.out / "pages-train.jsonl.gz", chosen)
+    print(f"pages: {len(chosen):,} of {len(found):,}")
+
+
+def lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a gzipped JSON lines file."""
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        yield from map(json.loads, file)
+
+
+def split_of(page: str) -> str:
+    """Of a page's title."""
+    hundredth = int.from_bytes(hashlib.sha256(page.encode()).digest()[:8], "big") % 100
+    return "train" if hundredth < 90 else "dev" if hundredth < 95 else "test"
+
+
+def mentions(paragraph: dict[str, Any]) -> list[KiltRecord]:
+    """A record for each link of a paragraph."""
+    text, found = paragraph["text"], []
+    for number, link in enumerate(paragraph["mentions"]):
+        left, mention, right = text[: link["start"]], text[link["start"] : link["end"]], text[link["end"] :]
+        found.append(
+            KiltRecord(
+                id=f"{paragraph['id']}-{number}",
+                input=mention_text(left, mention, right),
+                output=(KiltOutput(answer=link["title"], provenance=(KiltPage(title=link["title"]),)),),
+                meta={"left_context": left, "mention": mention, "right_context": right, "page": paragraph["page"]},
+            )
+        )
+    return found
+
+
+def beginning(page: dict[str, Any]) -> KiltRecord | None:
+    """A page's first words but for its title's own; None where hardly any are left."""
+    title = page["title"].replace("_", " ")
+    own = set(re.findall(r"\w+", title.lower()))
+    words = [word for word in page["text"].split() if word.lower() not in own][:PAGE_WORDS]
+    if len(words) < PAGE_WORDS // 2:
+        return None
+    output = (KiltOutput(answer=title, provenance=(KiltPage(title=title),)),)
+    return KiltRecord(id=f"page-{title}", input=" ".join(words), output=output)
+
+
+if __name__ == "__main__":
+    main()
