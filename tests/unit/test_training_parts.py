@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import TrainingArguments
 
 from rankdistill import losses
 from rankdistill.data.curriculum import rank_labels
@@ -24,7 +28,7 @@ from rankdistill.training.rows import MemoryRows, place
 from rankdistill.training.run import prepare_folder
 from rankdistill.training.teacher import rows_of_triples
 from rankdistill.training.terms import PRESETS, TERMS, needs_dense_teacher, needs_in_batch, parse_loss, term_loss
-from rankdistill.training.trainer import last_checkpoint
+from rankdistill.training.trainer import DistillationTrainer, last_checkpoint
 
 
 def test_loss_terms_are_names_with_weights() -> None:
@@ -214,3 +218,35 @@ def test_scores_are_transformed_wherever_rows_are_gathered() -> None:
     rows = MemoryRows(["q"], ["a", "b"], np.zeros(3, np.int64), np.array([[0, 1], [1, 0], [0, 1]]))
     plain, transformed = place(rows, collection), place(rows, collection, transform=lambda scores: scores - 3)
     np.testing.assert_array_equal(plain.gather(np.array([0, 2]))[2] - 3, transformed.gather(np.array([0, 2]))[2])
+
+
+class _Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(2, 4, 6, 8, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, values: Tensor) -> Tensor:
+        return functional.scaled_dot_product_attention(self.queries, values, values)
+
+
+class _OneBatch:
+    num_steps = num_rows = 1
+
+    def __call__(self, epoch: int, step: int) -> dict[str, Any]:
+        return {"values": np.ones((2, 4, 6, 8), np.float32)}
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_attention_is_taken_apart_where_the_fused_kernel_is_slow(tmp_path: Path, bf16: bool) -> None:
+    gradients = []
+
+    def objective(model: nn.Module, batch: Any) -> dict[str, Tensor]:
+        attended = model(batch["values"])
+        gradients.append(type(attended.grad_fn).__name__)
+        return {"sum": attended.sum()}
+
+    arguments = TrainingArguments(
+        str(tmp_path), bf16=bf16, use_cpu=True, report_to=[], disable_tqdm=True, save_strategy="no"
+    )
+    DistillationTrainer(_Attention(), arguments, source=_OneBatch(), objective=objective).train()
+    assert ["Flash" in name for name in gradients] == [not bf16] * 3
