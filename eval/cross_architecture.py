@@ -191,21 +191,23 @@ def losses(study: Study, seeds: list[int], only: list[str] | None) -> None:
 def scales(study: Study, seeds: list[int], only: list[str] | None) -> None:
     """A dot student by Margin-MSE: the scale of the teacher's scores, and how many negatives a row has."""
     started = time.perf_counter()
-    runs: dict[str, list[Run]] = {}
     by_scale, by_number = "scale x {:g}", "{} negative(s)"
-    for scale in SCALES:
-        options: dict[str, Any] = {"loss": ("margin-mse",), "teacher_scale": scale * study.teacher_scale}
-        row = by_scale.format(scale)
-        runs[row], _ = train(study, row, seeds, None, options, study.rerank, "-100")
-    for number in NEGATIVES:
-        lists = study.first_of_lists(1 + number, 1 + max(NEGATIVES))
-        # There are two triples for each of these rows.
-        options = {"loss": ("margin-mse",), "num_epochs": 2 * study.setting.num_epochs}
-        row = by_number.format(number)
+    kinds: dict[str, dict[str, Any]] = {
+        by_scale.format(scale): {"scale": scale, "against": by_scale.format(1.0)} for scale in SCALES
+    }
+    kinds |= {by_number.format(number): {"negatives": number, "against": by_number.format(1)} for number in NEGATIVES}
+    runs: dict[str, list[Run]] = {}
+    for row, kind in chosen(kinds, only).items():
+        options: dict[str, Any] = {"loss": ("margin-mse",)}
+        lists = None
+        if "scale" in kind:
+            options["teacher_scale"] = kind["scale"] * study.teacher_scale
+        else:
+            lists = study.first_of_lists(1 + kind["negatives"], 1 + max(NEGATIVES))
+            # There are two triples for each of these rows.
+            options["num_epochs"] = 2 * study.setting.num_epochs
         runs[row], _ = train(study, row, seeds, lists, options, study.rerank, "-100")
-    baselines = dict.fromkeys((by_scale.format(scale) for scale in SCALES), by_scale.format(1.0))
-    baselines |= dict.fromkeys((by_number.format(number) for number in NEGATIVES), by_number.format(1))
-    rows = table(study.qrels, runs, baselines)
+    rows = table(study.qrels, runs, {row: kinds[row]["against"] for row in runs})
     write_result(f"scales-{study.name}", study, started, seeds=seeds, rows=rows)
     show(rows)
 
