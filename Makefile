@@ -31,6 +31,7 @@ bench: .venv/ready  ## the benchmarks, against their peers
 	$(BIN)/python scripts/bench_merge.py
 	$(BIN)/python scripts/bench_batches.py
 	$(BIN)/python scripts/bench_training.py
+	$(BIN)/python scripts/bench_exits.py
 	$(BIN)/python scripts/bench_encode.py
 	$(BIN)/python scripts/bench_trie.py
 	$(BIN)/python scripts/bench_decoding.py

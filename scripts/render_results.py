@@ -25,6 +25,7 @@ def main() -> None:
         "batches": batches,
         "training": training,
         "mini-batches": mini_batches,
+        "exits": exit_steps,
         "encode": encode,
         "trie": trie,
         "decoding": decoding,
@@ -237,6 +238,16 @@ def training(result: dict[str, Any]) -> str:
         f"{setting['rounds']} rounds, by turns, each in a process of its own. Our students have no dropout by default, "
         "sentence-transformers keeps the checkpoint's 0.1.\n\n"
         f"{render_table(rows, style='markdown')}\n\n`python scripts/{' '.join(result['command'])}`\n"
+    )
+
+
+def exit_steps(result: dict[str, Any]) -> str:
+    setting = result["setting"]
+    return (
+        f"## Steps of all exits\n\nInfoNCE on {setting['data']}, MiniLM's six layers, batches of {setting['batch']}, "
+        f"{setting['dtype']}, {setting['cores']} cores, load {setting['load_1min']:.1f} at the end; each way in a process of its "
+        f"own, the best of {setting['rounds']} rounds. AdaptiveLayerLoss trains the last layer and one other a step.\n\n"
+        f"{render_table(result['rows'], style='markdown', decimals=2)}\n\n`python scripts/{' '.join(result['command'])}`\n"
     )
 
 
