@@ -29,7 +29,7 @@ from rankdistill.options.scores import (
     ScoresInspectOptions,
     ScoresMergeOptions,
 )
-from rankdistill.options.scoring import ScoreOptions, TriplesOptions
+from rankdistill.options.scoring import JoinOptions, ScoreOptions, TriplesOptions
 from rankdistill.options.training import GenreOptions, MarginMSEOptions, Stages, TeacherOptions
 from rankdistill.options.trie import TrieBuildOptions, TrieInfoOptions, TrieQueryOptions
 
@@ -111,6 +111,17 @@ def scores_convert(options: Annotated[ScoresConvertOptions, _Flat]) -> None:
     from rankdistill.data.scores_convert import run_convert
 
     print(run_convert(options))
+
+
+@app.command
+def join(options: Annotated[JoinOptions, _Flat]) -> None:
+    """Write several collections as one, to train on their tasks side by side.
+
+    Example: rankdistill join text=conala code=codetrans-java-cs -o both --balance train
+    """
+    from rankdistill.formats.join import run_join
+
+    print(run_join(options))
 
 
 @app.command

@@ -1,4 +1,4 @@
-"""Options of `triples` and `score`."""
+"""Options of `join`, `triples` and `score`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,27 @@ from typing import Literal
 
 from rankdistill.options import Output
 
-__all__ = ["ScoreOptions", "TriplesOptions"]
+__all__ = ["JoinOptions", "ScoreOptions", "TriplesOptions"]
+
+
+@dataclass(frozen=True)
+class _Named:  # not keyword-only, so that the command line takes it without a flag
+    collections: tuple[str, ...]
+    """Each NAME=COLLECTION: a BEIR folder, an MS MARCO folder, an ir_datasets id, or hf:NAME. Ids become NAME:ID."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JoinOptions(_Named):
+    """Several collections as one."""
+
+    output: Output
+    """BEIR folder to write."""
+
+    balance: str | None = None
+    """Split of which to take as many queries of each collection as the one with the fewest has (train, say)."""
+
+    seed: int = 42
+    """Decides which those are."""
 
 
 @dataclass(frozen=True, kw_only=True)
