@@ -1,12 +1,13 @@
 """Writing titles of 587,529: our beam search against generate() of transformers, with our constraint and with a prefix function.
 
-    python scripts/bench_decoding.py --json eval/results/bench-decoding.json
+    python scripts/bench_decoding.py [--model FOLDER --words 40] --json eval/results/bench-decoding.json
 
-One model, one set of texts (mentions of WNED-WIKI in their context), one run. The model is all-MiniLM-L6-v2 as an encoder, and its
-first layers with new cross-attention as a decoder: it writes no sensible titles, but takes the time of one that does. `generate`
-gets the same trie through its own `prefix_allowed_tokens_fn` (a dict of dicts, as GENRE has it, and ours behind a Python function)
-and as a `TrieConstraint`. The ways take turns text by text, so that a busy machine is busy for all. With early_stopping="never"
-`generate` stops by our rule; without, by a shorter one that may miss titles.
+One model, one set of texts (mentions of WNED-WIKI in their context), one run. The model is one that `train genre` wrote. Without it:
+all-MiniLM-L6-v2 as an encoder, and its first layers with new cross-attention as a decoder, which writes no sensible titles; all
+beams are alike to it, so that searches end late. `generate` gets the same trie through its own `prefix_allowed_tokens_fn` (a dict
+of dicts, as GENRE has it, and ours behind a Python function) and as a `TrieConstraint`. The ways take turns text by text, so that a
+busy machine is busy for all. With early_stopping="never" `generate` stops by our rule; without, by a shorter one that may miss
+titles.
 """
 
 from __future__ import annotations
@@ -55,6 +56,13 @@ def mentions_in_context(path: Path, count: int, max_words: int) -> list[str]:
             start, end = mention["start"], mention["end"]
             texts.append(mention_text(text[:start], text[start:end], text[end:], max_words=max_words))
     return texts
+
+
+def load_model(folder: Path) -> tuple[Any, Any]:
+    """What `train genre` wrote, and its tokenizer."""
+    from transformers import AutoTokenizer, EncoderDecoderModel
+
+    return EncoderDecoderModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
 
 
 def build_model(num_layers: int) -> tuple[Any, Any]:
@@ -288,10 +296,11 @@ def main() -> None:
     parser.add_argument("--words", type=int, default=384, help="of context of a mention; GENRE's are 384")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8], help="texts at once")
     parser.add_argument("--beams", type=int, default=10)
-    parser.add_argument("--layers", type=int, default=3, help="of the decoder")
+    parser.add_argument("--model", type=Path, help="what train genre wrote (made of one encoder, as its runs here are)")
+    parser.add_argument("--layers", type=int, default=3, help="of the decoder, without --model")
     parser.add_argument("--json", type=Path, help="write all numbers here")
     options = parser.parse_args()
-    model, tokenizer = build_model(options.layers)
+    model, tokenizer = load_model(options.model) if options.model else build_model(options.layers)
     titles = read_titles(options.titles).titles[: options.count]
     tokens, lengths = tokenize_titles(titles, tokenizer)
     trie = TokenTrie.build(
@@ -321,7 +330,8 @@ def main() -> None:
             "texts": options.texts,
             "words": options.words,
             "beams": options.beams,
-            "decoder_layers": options.layers,
+            "decoder_layers": model.config.decoder.num_hidden_layers,
+            "trained": options.model is not None,
             "threads": threads,
             "cores": os.cpu_count(),
             "load_1min": load,

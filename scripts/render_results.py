@@ -331,7 +331,7 @@ def decoding(result: dict[str, Any]) -> str:
     return (
         f"## Decoding\n\n{result['titles']:,} titles ({result['source']}), {result['beams']} beams, {result['texts']} mentions of "
         f"WNED-WIKI in {result['words']} words; an encoder-decoder of all-MiniLM-L6-v2 and {result['decoder_layers']} of its "
-        "layers, not trained to write titles; "
+        f"layers, {'trained' if result.get('trained') else 'not trained'} to write titles; "
         f"{result['threads']} thread, load {result['load_1min']:.1f}. Same titles: of the best "
         f"{result['beams']} that generate() finds which stops by our rule.\n\n"
         f"{render_table(rows, style='markdown', decimals=1)}\n\n"
