@@ -2,7 +2,7 @@
 
     python scripts/bench_decoding.py [--model FOLDER --words 40] --json eval/results/bench-decoding.json
 
-One model, one set of texts (mentions of WNED-WIKI in their context), one run. The model is one that `train genre` wrote. Without it:
+One model, one set of texts (mentions of WNED-WIKI in their context), one run. The model is one of `train genre`. Without it:
 all-MiniLM-L6-v2 as an encoder, and its first layers with new cross-attention as a decoder, which writes no sensible titles; all
 beams are alike to it, so that searches end late. `generate` gets the same trie through its own `prefix_allowed_tokens_fn` (a dict
 of dicts, as GENRE has it, and ours behind a Python function) and as a `TrieConstraint`. The ways take turns text by text, so that a
