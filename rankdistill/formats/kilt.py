@@ -13,6 +13,8 @@ from rankdistill.errors import BadDataError
 from rankdistill.formats.gz import opened, replacing
 
 __all__ = [
+    "END_ENTITY",
+    "START_ENTITY",
     "KiltOutput",
     "KiltPage",
     "KiltRecord",

@@ -21,12 +21,12 @@ class Link(NamedTuple):
     Attributes:
         mention: as it stands in the text, in one line (`one_line`).
         title: of the page.
-        count: how often it does.
+        times: how often it does.
     """
 
     mention: str
     title: str
-    count: int = 1
+    times: int = 1
 
 
 class TextLink(NamedTuple):
@@ -75,8 +75,8 @@ def read_links(path: str | os.PathLike[str]) -> Iterator[Link]:
                     yield Link(mention, link.title)
     else:
         for record in read_kilt(path):
-            mention = record.meta.get("mention")
-            if isinstance(mention, str) and (mention := one_line(mention)):
+            found = record.meta.get("mention")
+            if isinstance(found, str) and (mention := one_line(found)):
                 yield from (Link(mention, one_line(title)) for title in gold_titles(record) if title.strip())
 
 

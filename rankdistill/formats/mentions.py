@@ -1,6 +1,6 @@
 """The table of mentions: to which titles a mention links, and how often; a file that can be read, compared and joined by eye.
 
-The file has lines `mention ⇥ title ⇥ count`, UTF-8, plain or `.gz`, ordered by mention, then count (the greatest first), then title.
+The file has lines `mention ⇥ title ⇥ count`, UTF-8, plain or `.gz`, ordered by mention, then count (greatest first), then title.
 That is a table of anchors, too: tables can be counted together with others, and anchors are a table as they are.
 """
 
@@ -156,9 +156,9 @@ class _Lost:
 
 def _counted(links: Iterable[Link]) -> dict[str, dict[str, int]]:
     counts = dict[str, dict[str, int]]()
-    for mention, title, count in links:
+    for mention, title, times in links:
         own = counts.setdefault(mention, {})
-        own[title] = own.get(title, 0) + count
+        own[title] = own.get(title, 0) + times
     return counts
 
 

@@ -366,7 +366,9 @@ class TokenTrie:
         """The trie of those sequences that are in this one, with their entities; it doesn't change when this one does."""
         distinct = list(dict.fromkeys(map(tuple, sequences)))
         indptr, ids = self._ids_of_all(distinct)
-        return self._like([tokens for tokens, count in zip(distinct, np.diff(indptr), strict=True) for _ in range(count)], ids)
+        return self._like(
+            [tokens for tokens, count in zip(distinct, np.diff(indptr), strict=True) for _ in range(count)], ids
+        )
 
     def subset(
         self,
@@ -399,14 +401,22 @@ class TokenTrie:
             entries, wanted, what = self.sequences(ids=ids), list(map(str, ids or ())), "ids of the trie"
             there = {id_ for _, own in entries for id_ in own}
             absent = [at for at, id_ in enumerate(ids or ()) if id_ not in there]
-            found = self._like([tokens for tokens, own in entries for _ in own], [id_ for _, own in entries for id_ in own])
+            found = self._like(
+                [tokens for tokens, own in entries for _ in own], [id_ for _, own in entries for id_ in own]
+            )
         if absent and on_unknown == "error":
             raise MissingIdsError.among(wanted, absent, what, 'add them, or pass on_unknown="skip" to leave them out')
         return found
 
     def _like(self, sequences: Sequence[Sequence[int]], ids: ArrayLike) -> TokenTrie:
-        labels = {"vocab_size": self.vocab_size, "eos": self.eos, "pad": self.pad}
-        return TokenTrie.build(sequences, ids=ids, fingerprint=self.tokenizer_fingerprint, **labels)
+        return TokenTrie.build(
+            sequences,
+            ids=ids,
+            vocab_size=self.vocab_size,
+            eos=self.eos,
+            pad=self.pad,
+            fingerprint=self.tokenizer_fingerprint,
+        )
 
     def add_titles(self, titles: Sequence[str], tokenizer: Any, ids: ArrayLike) -> int:
         """Adds names, so that a model may write them from its next search on; returns how many weren't there.
