@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
+from rankdistill.errors import BadDataError
 from rankdistill.formats.kilt import END_ENTITY, START_ENTITY, KiltRecord, source_text
 from rankdistill.formats.mentions import MentionTable
 from rankdistill.generation.decoding import generate_entities, score_candidates
@@ -90,14 +91,14 @@ def mention_of(
         max_words: as for `mention_text`; what the model was trained with.
 
     Raises:
-        ValueError: if the record has no mention.
+        BadDataError: if the record has no mention.
     """
     text = source_text(record, max_words)
     _, start, rest = text.partition(START_ENTITY)
     surface, end, _ = rest.partition(END_ENTITY)
     if not start or not end or not surface.strip():
-        expected = f'a mention: "meta" with left_context, mention and right_context, or {START_ENTITY} and {END_ENTITY} around it'
-        raise ValueError(f"expected {expected} in the input, found {record.input[:60]!r} (record {record.id})")
+        parts = f'"meta" with left_context, mention and right_context, or {START_ENTITY} and {END_ENTITY} around it in "input"'
+        raise BadDataError(f"a mention: {parts}", f"{record.input[:60]!r} (record {record.id})")
     if table is not None:
         return Mention(text, tuple(Candidate(*each) for each in table.candidates(surface, num_candidates)))
     return Mention(text, tuple(map(Candidate, record.candidates or ())))

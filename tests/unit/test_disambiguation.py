@@ -70,7 +70,7 @@ def test_a_record_becomes_a_mention() -> None:
     # The marks may stand in the input, too.
     assert mention_of(KiltRecord("1", text), table).candidates[0].title == "C"
     for text in ("no mention at all", "[START_ENT] [END_ENT]", "[END_ENT] a [START_ENT]", "[START_ENT] never ended"):
-        with pytest.raises(ValueError, match=r"expected a mention: .* in the input, found .* \(record 9\)"):
+        with pytest.raises(BadDataError, match=r'expected a mention: .* in "input", found .* \(record 9\)'):
             mention_of(KiltRecord("9", text))
 
 
