@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from rankdistill.errors import BadDataError
 from rankdistill.formats.kilt import KiltOutput, KiltPage, KiltRecord, write_kilt
-from rankdistill.formats.links import Link, TextLink, read_linked_text, read_links
+from rankdistill.formats.links import Link, read_links
 from rankdistill.formats.mentions import MentionTable, build_mentions
 
 PARAGRAPH: dict[str, Any] = {
@@ -36,9 +36,6 @@ def written(path: Path, *rows: Any) -> Path:
 
 def test_links_of_linked_text(tmp_path: Path) -> None:
     path = written(tmp_path / "text.jsonl", PARAGRAPH)
-    (linked,) = read_linked_text(path)
-    assert (linked.id, linked.text, linked.more) == ("p-0", PARAGRAPH["text"], {"page": "P"})
-    assert linked.links[1] == TextLink(23, 28, "Paris")
     # In one line, as a model reads it.
     assert list(read_links(path)) == [Link("Paris of Troy", "Paris (mythology)"), Link("Paris", "Paris")]
 
@@ -135,21 +132,10 @@ def test_lines_that_are_no_anchors(tmp_path: Path, line: bytes, message: str) ->
         assert (caught.value.path, caught.value.line) == (str(path), 2)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"mentions": None}, "another type"),
-        ({"text": 3}, "another type"),
-        ({"mentions": [{"start": 0, "end": 99, "title": "T"}]}, "characters 0 to 99 of 29, title 'T'"),
-        ({"mentions": [{"start": 5, "end": 5, "title": "T"}]}, "characters 5 to 5"),
-        ({"mentions": [{"start": 0, "end": 2, "title": " "}]}, "title ''"),
-        ({"mentions": [{"start": 0, "end": 2}]}, "no 'title'"),
-        ("no object", "expected a JSON object"),
-    ],
-)
-def test_lines_that_are_no_linked_text(tmp_path: Path, change: Any, message: str) -> None:
-    bad = PARAGRAPH | change if isinstance(change, dict) else change
-    path = written(tmp_path / "text.jsonl", PARAGRAPH, bad)
-    with pytest.raises(BadDataError, match=message) as caught:
-        list(read_linked_text(path))
+def test_a_line_that_is_no_linked_text(tmp_path: Path) -> None:
+    path = written(
+        tmp_path / "text.jsonl", PARAGRAPH, PARAGRAPH | {"mentions": [{"start": 0, "end": 99, "title": "T"}]}
+    )
+    with pytest.raises(BadDataError, match="expected a mention in the 29 characters of its text") as caught:
+        list(read_links(path))
     assert (caught.value.path, caught.value.line) == (str(path), 2)
