@@ -100,12 +100,12 @@ def entities(result: dict[str, Any]) -> str:
     weight = f"{result['prior_weight']:g}" + (
         f" (best on {result['weight_chosen_on']})" if result["weight_chosen_on"] else ""
     )
+    name, table = Path(result["model"]).parent.name or result["model"], result["table"]
     found = (
-        f"## Entities: {Path(result['model']).parent.name or result['model']}\n\n{result['titles']:,} titles, "
-        f"{result['beams']} beams, contexts of {result['max_words']} words; candidates from {result['table']['mentions']:,} mentions and their "
-        f"{result['table']['pairs']:,} titles, weight of the log prior {weight}. Where a mention has no candidates, all titles are "
-        "searched. p: randomisation test on accuracy against “constrained”, Holm-corrected; constraint: its share of the time, "
-        f"{result['batch_size']} mentions at once.\n\n"
+        f"## Entities: {name}\n\n{result['titles']:,} titles, {result['beams']} beams, contexts of {result['max_words']} words; "
+        f"candidates from {table['mentions']:,} mentions and their {table['pairs']:,} titles, weight of the log prior {weight}. "
+        "Where a mention has no candidates, all titles are searched. p: randomisation test on accuracy against “constrained”, "
+        f"Holm-corrected; constraint: its share of the time, {result['batch_size']} mentions at once.\n\n"
     )
     for name, part in result["mentions"].items():
         rows = [

@@ -150,6 +150,10 @@ fn assert_equal(rng: &mut Rng, snapshot: &Snapshot, twin: &Twin, info: &TrieInfo
     assert!(snapshot.max_depth() >= twin.keys().map(Vec::len).max().unwrap_or(0));
     let all = snapshot.sequences(&[], usize::MAX, None).unwrap();
     assert!(all.iter().map(|(sequence, ids)| (sequence, ids.iter().copied().collect())).eq(twin.iter().map(|(s, i)| (s, i.clone()))));
+    let only: Vec<u32> = twin.values().flatten().copied().filter(|id| id % 2 == 0).collect::<BTreeSet<_>>().into_iter().collect();
+    let some: Vec<_> = all.into_iter().map(|(sequence, ids)| (sequence, ids.into_iter().filter(|id| id % 2 == 0).collect())).collect();
+    let some: Vec<_> = some.into_iter().filter(|(_, ids): &(_, Vec<u32>)| !ids.is_empty()).collect();
+    assert_eq!(snapshot.sequences(&[], usize::MAX, Some(&only)).unwrap(), some);
     let prefixes: Vec<Vec<u32>> = (0..4).map(|_| prefix(rng, twin, info)).collect();
     let states: Vec<u32> = prefixes.iter().map(|prefix| snapshot.walk(&wide(prefix)).unwrap()).collect();
     let csr = snapshot.csr(&states, DeadEnd::Eos).unwrap();

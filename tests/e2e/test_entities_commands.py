@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -258,3 +260,27 @@ def test_commands_that_fail_say_why(
     found = fails(capsys, "entities", "score", tmp_path / "foreign.jsonl", "--gold", made / "dev.jsonl")
     assert "expected predictions for records of" in found
     assert not (tmp_path / "y").exists()
+
+
+def test_the_page_about_entities(
+    made: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its Python runs, and its commands parse and run, but for the placeholders."""
+    page = (Path(__file__).parents[2] / "docs" / "entities.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    monkeypatch.chdir(made)
+    exec(code.replace('"MODEL"', '"model"'), {})
+    candidates, titles, written = capsys.readouterr().out.splitlines()
+    assert candidates.startswith("[('Albert Einstein', 0.66")
+    assert eval(titles)[0] in TITLES
+    # What was added is found, of random weights too, since there are fewer titles than beams.
+    assert {"ada lovelace", "countess of lovelace"} & set(eval(written))
+    commands = [shlex.split(line.strip()) for line in page.splitlines() if line.startswith("    rankdistill ")]
+    assert len(commands) == 8
+    (made / "titles.txt.gz").write_bytes(gzip.compress((made / "titles.txt").read_bytes()))
+    (made / "paragraphs.jsonl.gz").write_bytes(gzip.compress((made / "text.jsonl").read_bytes()))
+    (made / "anchors.tsv.gz").write_bytes(gzip.compress((made / "anchors.tsv").read_bytes()))
+    shutil.copy(made / "dev.jsonl", made / "questions.jsonl")
+    for command in commands:
+        if command[1] != "rerank":
+            run(*["model" if word == "MODEL" else word for word in command[1:]])
