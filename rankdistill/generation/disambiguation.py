@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rankdistill.errors import BadDataError
 from rankdistill.formats.kilt import END_ENTITY, START_ENTITY, KiltRecord, source_text
@@ -148,46 +149,34 @@ def disambiguate(
     if mode != "prior":
         found.num_cut = _cut_off(texts, tokenizer, max_input_length)
     if mode == "free":
-        written_of = generate_freely(model, tokenizer, texts, eos=trie.eos, max_length=trie.max_depth, **search)
-        for row, written in enumerate(written_of):
-            found.answers[row] = [_free_answer(trie, tokenizer, names, *each) for each in written]
-            found.num_invalid += bool(written) and found.answers[row][0].entity_id is None
+        written = generate_freely(model, tokenizer, texts, eos=trie.eos, max_length=trie.max_depth, **search)
+        found.answers = [[_free_answer(trie, tokenizer, names, *each) for each in own] for own in written]
+        found.num_invalid = sum(bool(own) and own[0].entity_id is None for own in found.answers)
         return found
-    known = list[list[_Known]]()
+    held = list[int]()
     if mode != "beams":
         known, found.num_unknown_candidates = _known_candidates(trie, tokenizer, mentions, names)
-        found.num_without_candidates = sum(not own for own in known)
+        held = [row for row, own in enumerate(known) if own]
+        found.num_without_candidates = len(mentions) - len(held)
         if (mode == "prior" or prior_weight) and any(each.prior is None for own in known for each in own):
             raise ValueError("expected candidates with priors, found some without; give a table of mentions")
-    held = [row for row in range(len(mentions)) if known and known[row]]
-    if mode == "candidates":
-        titles = [[each.title for each in known[row]] for row in held]
-        all_scores = score_candidates(model, tokenizer, [texts[row] for row in held], titles, eos=trie.eos, **call)
-        for row, scores in zip(held, all_scores, strict=True):
-            found.answers[row] = _ranked(known[row], scores.tolist(), prior_weight, names)[:num_results]
-    elif mode == "candidate-beams":
-        lists = dict[tuple[tuple[int, ...], ...], TokenTrie]()
-        keys = [tuple(each.sequence for each in known[row]) for row in held]
-        allowed = [lists[key] if key in lists else lists.setdefault(key, trie.intersection(key)) for key in keys]
-        wide = search | {"num_results": None if prior_weight else num_results}
-        held_texts = [texts[row] for row in held]
-        for row, own in zip(
-            held, generate_entities(model, tokenizer, trie, held_texts, allowed=allowed, **wide), strict=True
-        ):
-            of = {each.entity_id: each.score for each in own}
-            there = [each for each in known[row] if each.entity_id in of]
-            found.answers[row] = _ranked(there, [of[each.entity_id] for each in there], prior_weight, names)[
-                :num_results
-            ]
-    elif mode == "prior":
-        for row in held:
-            found.answers[row] = _ranked(known[row], [0.0] * len(known[row]), 1.0, names)[:num_results]
+        candidates, held_texts = [known[row] for row in held], [texts[row] for row in held]
+        if mode == "candidates":
+            titles = [[each.title for each in own] for own in candidates]
+            scores = score_candidates(model, tokenizer, held_texts, titles, eos=trie.eos, **call)
+        elif mode == "candidate-beams":
+            # A prior may lift a title from behind the first ones.
+            wide = search | {"num_results": None if prior_weight else num_results}
+            scores = _beams_among(model, tokenizer, trie, held_texts, candidates, wide)
+        else:
+            prior_weight, scores = 1.0, [np.zeros(len(own)) for own in candidates]
+        for row, own, each_score in zip(held, candidates, scores, strict=True):
+            found.answers[row] = _ranked(own, each_score, prior_weight, names)[:num_results]
     if mode == "beams" or (mode != "prior" and without_candidates == "beams"):
         rest = sorted(set(range(len(mentions))) - set(held))
-        for row, own in zip(
-            rest, generate_entities(model, tokenizer, trie, [texts[r] for r in rest], **search), strict=True
-        ):
-            found.answers[row] = [Answer(_name(e.entity_id, names, e.title), e.score, e.entity_id) for e in own]
+        entities = generate_entities(model, tokenizer, trie, [texts[row] for row in rest], **search)
+        for row, all_titles in zip(rest, entities, strict=True):
+            found.answers[row] = [Answer(_name(e.entity_id, names, e.title), e.score, e.entity_id) for e in all_titles]
     return found
 
 
@@ -220,12 +209,36 @@ def _known_candidates(
     return known, len(distinct) - len(entities)
 
 
+def _beams_among(
+    model: Any,
+    tokenizer: Any,
+    trie: TokenTrie,
+    texts: Sequence[str],
+    candidates: Sequence[Sequence[_Known]],
+    search: Mapping[str, Any],
+) -> list[NDArray[np.float64]]:
+    """Scores of each text's candidates by beams that are held to them; minus infinity for those that no beam came to."""
+    lists = dict[tuple[tuple[int, ...], ...], TokenTrie]()
+    keys = [tuple(each.sequence for each in own) for own in candidates]
+    for key in keys:
+        if key not in lists:
+            lists[key] = trie.intersection(key)
+    found = generate_entities(model, tokenizer, trie, texts, allowed=[lists[key] for key in keys], **search)
+    scores = [{each.entity_id: each.score for each in own} for own in found]
+    return [
+        np.array([own.get(each.entity_id, -np.inf) for each in each_list])
+        for own, each_list in zip(scores, candidates, strict=True)
+    ]
+
+
 def _ranked(
-    candidates: Sequence[_Known], scores: Sequence[float], prior_weight: float, names: Mapping[int, str] | None
+    candidates: Sequence[_Known], scores: NDArray[np.float64], prior_weight: float, names: Mapping[int, str] | None
 ) -> list[Answer]:
     """Entities by the best score of their names and the sum of their names' priors; equal ones by title."""
     best, priors = dict[int, tuple[float, str]](), dict[int, float]()
-    for each, score in zip(candidates, scores, strict=True):
+    for each, score in zip(candidates, scores.tolist(), strict=True):
+        if score == -math.inf:
+            continue
         priors[each.entity_id] = priors.get(each.entity_id, 0.0) + (each.prior or 0.0)
         if each.entity_id not in best or score > best[each.entity_id][0]:
             best[each.entity_id] = score, each.title
