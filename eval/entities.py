@@ -72,7 +72,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "candidates + prior": {"mode": "candidates"},
 }
 BASELINE, MIXED = "constrained", "candidates + prior"
-WEIGHTS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # of the log prior, beside a mean log-probability of a token
+WEIGHTS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)  # of the log prior, beside a mean log-probability of a token
 K = 10
 
 
@@ -111,12 +111,9 @@ class Systems:
                 self.trie,
                 mentions,
                 names=self.names,
-                num_beams=self.num_beams,
-                num_results=self.num_beams,
+                **{"num_results": self.num_beams, "num_beams": self.num_beams, "batch_size": self.batch_size, **way},
                 max_input_length=self.longest,
-                batch_size=self.batch_size,
                 progress=True,
-                **way,
             )
             seconds = time.perf_counter() - start
         return {**dataclasses.asdict(found), "seconds": seconds, "constraint_seconds": constraint.seconds}
@@ -215,10 +212,15 @@ def chosen_weight(systems: Systems, path: Path, limit: int | None) -> float:
     def make() -> dict[str, Any]:
         records = sample(list(read_kilt(path)), limit)
         mentions = systems.mentions(records)
+        way = {"without_candidates": "nothing", "num_results": 100}
+        exact, priors = (systems.answers(mentions, mode=mode, **way)["answers"] for mode in ("candidates", "prior"))
         found = {}
         for weight in WEIGHTS:
-            way = {"mode": "candidates", "without_candidates": "nothing", "prior_weight": weight}
-            found[str(weight)] = systems.accuracy(records, systems.answers(mentions, **way)["answers"]).mean["accuracy"]
+            best = []
+            for own, of in zip(exact, priors, strict=True):
+                log_prior = {id_: score for _, score, id_ in of}
+                best.append(sorted(own, key=lambda each: each[1] + weight * log_prior[each[2]])[-1:])
+            found[str(weight)] = systems.accuracy(records, best).mean["accuracy"]
         return found
 
     accuracies = systems.kept("prior-weight", make)

@@ -61,7 +61,6 @@ def generate_freely(
                 max_new_tokens=max_length + len(prefix) - 1,
                 eos_token_id=eos,
                 pad_token_id=tokenizer.pad_token_id,
-                early_stopping="never",
                 return_dict_in_generate=True,
                 output_scores=True,
             )
