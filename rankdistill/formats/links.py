@@ -54,7 +54,7 @@ def read_links(path: str | os.PathLike[str]) -> Iterator[Link]:
 
 
 def read_anchors(path: str | os.PathLike[str]) -> Iterator[Link]:
-    """The lines `mention ⇥ title ⇥ count` of a table of anchors, plain or `.gz`.
+    """The lines `mention ⇥ title ⇥ count` of a table of anchors, plain or `.gz`; runs of white space become one space.
 
     Raises:
         FileNotFoundError: if there's no such file.
@@ -66,7 +66,7 @@ def read_anchors(path: str | os.PathLike[str]) -> Iterator[Link]:
                 columns = raw.rstrip(b"\r\n").decode().split("\t")
             except UnicodeDecodeError as error:
                 raise BadDataError("UTF-8", repr(raw[:60]), path=str(path), line=number) from error
-            mention, title = (one_line(columns[0]), one_line(columns[1])) if len(columns) == 3 else ("", "")
+            mention, title = (" ".join(column.split()) for column in columns[:2]) if len(columns) == 3 else ("", "")
             if not mention or not title or not (columns[2].isascii() and columns[2].isdigit() and int(columns[2])):
                 expected = "a mention, a title and a count of at least 1, with tabs between"
                 raise BadDataError(expected, repr("\t".join(columns)[:80]), path=str(path), line=number)

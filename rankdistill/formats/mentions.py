@@ -23,8 +23,8 @@ __all__ = ["BuiltTable", "MentionTable", "build_mentions"]
 class MentionTable:
     """Titles of mentions with priors P(title | mention): a title's share of the mention's links, among those in the table.
 
-    A mention is looked up in one line (`kilt.one_line`); exactly first, then, if it isn't there, with all that are the same when
-    folded (`str.casefold`), whose counts add up.
+    A mention is looked up in one line, as it is, and with HTML's entities resolved (`kilt.one_line`); then, if it isn't there, with
+    all that are the same when folded (`str.casefold`), whose counts add up.
 
     Args:
         counts: mention -> title -> how often it links there. Not changed, and not to be changed while the table is used.
@@ -70,8 +70,8 @@ class MentionTable:
         return min(titles, key=lambda title: (-titles[title], title)) if titles else None
 
     def _titles(self, mention: str) -> Mapping[str, int]:
-        mention = one_line(mention)
-        if (exact := self._counts.get(mention)) is not None:
+        plain, mention = " ".join(mention.split()), one_line(mention)
+        if (exact := self._counts.get(plain, self._counts.get(mention))) is not None:
             return exact
         together = Counter[str]()
         for alike in self._folded.get(mention.casefold(), ()):

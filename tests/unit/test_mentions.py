@@ -67,6 +67,9 @@ def test_candidates_have_priors_exactly_first_then_folded() -> None:
     assert (table.candidates("Rome"), table.most_frequent("Rome")) == ([], None)
     # Of equal ones, by title.
     assert build_mentions([Link("m", "B"), Link("m", "A")]).table.most_frequent("m") == "A"
+    # As a model reads it, HTML's entities are resolved.
+    assert build_mentions([Link("AT&T", "AT&T")]).table.most_frequent("AT&amp;T") == "AT&T"
+    assert build_mentions([Link("&lt", "HTML"), Link("<", "Less")]).table.most_frequent("&lt") == "HTML"
 
 
 def test_what_is_left_out_is_counted() -> None:
