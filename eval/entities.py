@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import random
@@ -355,6 +356,7 @@ def by_writing(systems: Systems) -> tuple[int, Callable[[Mapping[str, str]], Run
     return systems.model_bytes + systems.trie_bytes, answer
 
 
+@functools.cache  # one index for all sets of questions
 def by_vectors(systems: Systems, name_or_path: str) -> tuple[int, Callable[[Mapping[str, str]], Run]]:
     model = load_model(name_or_path)
     index = build_index(model, title_docs(systems), dtype="fast")
@@ -362,6 +364,7 @@ def by_vectors(systems: Systems, name_or_path: str) -> tuple[int, Callable[[Mapp
     return num_bytes, lambda queries: search(model, index, queries, k=K, dtype="fast", progress=len(queries) > 1)
 
 
+@functools.cache
 def by_words(systems: Systems) -> tuple[int, Callable[[Mapping[str, str]], Run]]:
     index = BM25(title_docs(systems))
     return index.num_bytes, lambda queries: index.search(queries, K, progress=len(queries) > 1)
