@@ -46,8 +46,10 @@ TEACHERS: dict[str, dict[str, Any]] = {
     BASELINE: {"loss": ("infonce",)},
     "labels only: RankNet on the triples": {"loss": ("ranknet",)},
     "T1: Margin-MSE on the triples (the paper's)": {"loss": ("margin-mse",)},
+    "T1: Margin-MSE on the triples, scores x 0.3": {"loss": ("margin-mse",), "scale": 0.3},
     "T1: Margin-MSE + InfoNCE": {"loss": ("margin-mse:0.05", "infonce")},
     "T2: Margin-MSE on the triples": {"loss": ("margin-mse",), "T2": True},
+    "T2: Margin-MSE on the triples, scores x 0.3": {"loss": ("margin-mse",), "T2": True, "scale": 0.3},
     "dense teacher: in-batch Margin-MSE": {"loss": ("in-batch-margin-mse",), "dense": MARGIN_SCALE},
     "dense teacher: in-batch KL": {"loss": ("in-batch-kl",), "dense": 1.0},
     "dense teacher: in-batch KL + InfoNCE": {"loss": ("in-batch-kl", "infonce:0.3"), "dense": 1.0},
@@ -129,9 +131,9 @@ def teachers(study: Study, seeds: list[int], only: list[str] | None) -> None:
             options |= {"in_batch_teacher": dense, "in_batch_scale": scale * kind["dense"]}
         if "published" in kind:
             options |= {"in_batch_teacher": MINILM, "in_batch_scale": COSINE_SCALE}
-        scores, _ = study.ensemble if "T2" in kind else (None, None)
-        if "T2" in kind:
-            options["teacher_scale"] = study.ensemble[1]
+        scores, teacher_scale = study.ensemble if "T2" in kind else (None, study.teacher_scale)
+        if "T2" in kind or "scale" in kind:
+            options["teacher_scale"] = teacher_scale * kind.get("scale", 1.0)
         runs[label], seconds[label] = train(study, label, seeds, scores, options, study.retrieve)
     rows = table(study.qrels, runs, dict.fromkeys(runs, BASELINE))
     write_result(

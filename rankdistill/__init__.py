@@ -12,14 +12,18 @@ from rankdistill._core import __version__
 
 if TYPE_CHECKING:
     from rankdistill.data.scores import ScoreStore, open_scores
+    from rankdistill.evaluation.entities import evaluate_entities, evaluate_pages
     from rankdistill.evaluation.measures import Evaluation, evaluate
     from rankdistill.evaluation.significance import compare
     from rankdistill.formats.collection import Collection, collection_from_texts, open_collection
     from rankdistill.formats.kilt import read_kilt, write_kilt
+    from rankdistill.formats.mentions import MentionTable, build_mentions
     from rankdistill.formats.scores import read_scores
     from rankdistill.formats.trec import read_qrels, read_run, write_qrels, write_run
     from rankdistill.generation.constraint import TrieConstraint
     from rankdistill.generation.decoding import EntityScore, generate_entities, merge_names, score_candidates
+    from rankdistill.generation.disambiguation import disambiguate, mention_of
+    from rankdistill.generation.pages import retrieve_entities
     from rankdistill.generation.trie import TokenTrie
     from rankdistill.models.colbert import ColbertModel
     from rankdistill.models.cross_encoder import CrossEncoderModel
@@ -58,6 +62,7 @@ __all__ = [
     "FlatIndex",
     "GenreOptions",
     "MarginMSEOptions",
+    "MentionTable",
     "MultiExitColbert",
     "MultiExitCrossEncoder",
     "MultiExitEncoder",
@@ -78,13 +83,18 @@ __all__ = [
     "__version__",
     "build_exit_indexes",
     "build_index",
+    "build_mentions",
     "collection_from_texts",
     "compare",
+    "disambiguate",
     "encode_exits",
     "encode_texts",
     "evaluate",
+    "evaluate_entities",
+    "evaluate_pages",
     "generate_entities",
     "load",
+    "mention_of",
     "merge_names",
     "open_collection",
     "open_scores",
@@ -94,6 +104,7 @@ __all__ = [
     "read_run",
     "read_scores",
     "rerank",
+    "retrieve_entities",
     "run_stages",
     "score_candidates",
     "search",
@@ -108,15 +119,19 @@ __all__ = [
 
 _HOME = {
     "data.scores": ("ScoreStore", "open_scores"),
+    "evaluation.entities": ("evaluate_entities", "evaluate_pages"),
     "evaluation.measures": ("Evaluation", "evaluate"),
     "evaluation.significance": ("compare",),
     "formats.collection": ("Collection", "collection_from_texts", "open_collection"),
     "formats.kilt": ("read_kilt", "write_kilt"),
+    "formats.mentions": ("MentionTable", "build_mentions"),
     "formats.scores": ("read_scores",),
     "formats.trec": ("read_qrels", "read_run", "write_qrels", "write_run"),
     "models.colbert": ("ColbertModel",),
     "generation.constraint": ("TrieConstraint",),
     "generation.decoding": ("EntityScore", "generate_entities", "merge_names", "score_candidates"),
+    "generation.disambiguation": ("disambiguate", "mention_of"),
+    "generation.pages": ("retrieve_entities",),
     "generation.trie": ("TokenTrie",),
     "models.cross_encoder": ("CrossEncoderModel",),
     "models.dot": ("DotModel",),

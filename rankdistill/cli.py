@@ -12,6 +12,13 @@ from cyclopts.config import Toml
 
 from rankdistill import __version__
 from rankdistill.errors import RankDistillError
+from rankdistill.options.entities import (
+    EntitiesDisambiguateOptions,
+    EntitiesMentionsOptions,
+    EntitiesRetrieveOptions,
+    EntitiesScoreOptions,
+    EntitiesWatchOptions,
+)
 from rankdistill.options.pretraining import PretrainOptions
 from rankdistill.options.retrieval import (
     EncodeOptions,
@@ -49,9 +56,11 @@ train = App(
     help="Train a teacher, or a student from a teacher's scores; pre-train the encoder that a student starts from.",
 )
 trie = App(name="trie", help="Tries of titles, which hold a decoder to them.")
+entities = App(name="entities", help="Entities that a model writes: of mentions, and of queries.")
 app.command(scores)
 app.command(train)
 app.command(trie)
+app.command(entities)
 
 _Flat = Parameter(name="*")
 
@@ -203,6 +212,66 @@ def trie_query(options: Annotated[TrieQueryOptions, _Flat]) -> None:
     from rankdistill.generation.commands import run_query
 
     print(run_query(options))
+
+
+@entities.command(name="mentions")
+def entities_mentions(options: Annotated[EntitiesMentionsOptions, _Flat]) -> None:
+    """Count which titles mentions link to, in linked text, KILT files or tables of anchors.
+
+    Example: rankdistill entities mentions paragraphs.jsonl.gz anchors.tsv.gz -o mentions.tsv.gz
+    """
+    from rankdistill.generation.entity_commands import run_mentions
+
+    print(run_mentions(options))
+
+
+@entities.command(name="disambiguate")
+def entities_disambiguate(options: Annotated[EntitiesDisambiguateOptions, _Flat]) -> None:
+    """Say which entities the mentions of KILT files mean.
+
+    Example: rankdistill entities disambiguate MODEL --trie titles.rdtrie --files dev.jsonl --mentions mentions.tsv.gz
+    --mode candidates -o dev.predicted.jsonl
+    """
+    from rankdistill.generation.entity_commands import run_disambiguate
+
+    print(run_disambiguate(options))
+
+
+@entities.command(name="retrieve")
+def entities_retrieve(options: Annotated[EntitiesRetrieveOptions, _Flat]) -> None:
+    """Find pages of queries by writing their titles, as a TREC run.
+
+    Example: rankdistill entities retrieve MODEL --trie titles.rdtrie --queries questions.jsonl -o questions.run
+    """
+    from rankdistill.generation.entity_commands import run_retrieve
+
+    print(run_retrieve(options))
+
+
+@entities.command(name="score")
+def entities_score(options: Annotated[EntitiesScoreOptions, _Flat]) -> None:
+    """Measure predicted titles: InKB micro F1 of answers, and KILT's R-precision and recall of pages.
+
+    Example: rankdistill entities score dev.predicted.jsonl --gold dev.jsonl --trie titles.rdtrie --tokenizer MODEL
+    """
+    from rankdistill.generation.entity_scores import run_score
+
+    print(run_score(options))
+
+
+@entities.command(name="watch")
+def entities_watch(options: Annotated[EntitiesWatchOptions, _Flat]) -> None:
+    """Watch beams under the constraint of a trie, step by step.
+
+    Example: rankdistill entities watch MODEL "[START_ENT] Einstein [END_ENT] wrote letters." --trie titles.rdtrie
+    """
+    from rankdistill.generation.entity_commands import run_watch
+
+    waits = not options.all and sys.stdin.isatty() and sys.stdout.isatty()
+    for number, page in enumerate(run_watch(options)):
+        if waits and number:
+            input()
+        print(page if number == 0 or waits else f"\n{page}")
 
 
 @app.command

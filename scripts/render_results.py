@@ -16,6 +16,7 @@ def main() -> None:
     intro = "Rendered by `make results` from `eval/results/*.json`; each section names the command that measured it."
     parts = [f"# Results\n\n{intro}\n"]
     experiments = {"teachers": teachers, "students": students, "losses": losses, "scales": scales, "exits": exits}
+    experiments["entities"] = entities
     for name, section in experiments.items():
         for path in sorted(RESULTS.glob(f"{name}-*.json")):
             parts.append(section(json.loads(path.read_text(encoding="utf-8"))))
@@ -94,6 +95,52 @@ def exits(result: dict[str, Any]) -> str:
         f"{compared(result['rows'])}\n\n"
         f"Training: {ways}; each exit alone, together {alone:.0f} s.\n\n{by(result)}"
     )
+
+
+def entities(result: dict[str, Any]) -> str:
+    weight = f"{result['prior_weight']:g}" + (
+        f" (best on {result['weight_chosen_on']})" if result["weight_chosen_on"] else ""
+    )
+    name, table = Path(result["model"]).parent.name or result["model"], result["table"]
+    found = (
+        f"## Entities: {name}\n\n{result['titles']:,} titles, {result['beams']} beams, contexts of {result['max_words']} words; "
+        f"candidates from {table['mentions']:,} mentions and their {table['pairs']:,} titles, weight of the log prior {weight}. "
+        "Where a mention has no candidates, all titles are searched. p: randomisation test on accuracy against “constrained”, "
+        f"Holm-corrected; constraint: its share of the time, {result['batch_size']} mentions at once.\n\n"
+    )
+    for name, part in result["mentions"].items():
+        rows = [
+            {
+                "way": row["way"],
+                "accuracy": row["accuracy"],
+                "F1": row["F1"],
+                "no title": "" if row["no title"] is None else f"{row['no title']:.1%}",
+                "p": "" if row["p"] is None else f"{row['p']:.4f}",
+                "wins : losses": "" if row["p"] is None else f"{row['wins']} : {row['losses']}",
+                "ms a mention": f"{row['ms a mention']:.1f}",
+                "constraint": "" if row["constraint"] is None else f"{row['constraint']:.2%}",
+            }
+            for row in part["rows"]
+        ]
+        found += (
+            f"{name}: {part['num_in_kb']:,} mentions in the knowledge base, {part['num_out_of_kb']:,} not; the right title is "
+            f"among the candidates of {part['candidates_have_it']:.1%}.\n\n{render_table(rows, style='markdown', decimals=3)}\n\n"
+        )
+    for name, part in result["pages"].items():
+        rows = [
+            row
+            | {
+                "p": "" if row["p"] is None else f"{row['p']:.4f}",
+                "MB": f"{row['MB']:,.0f}",
+                "ms a query": f"{row['ms a query']:.1f}",
+            }
+            for row in part["rows"]
+        ]
+        found += (
+            f"Pages by their titles, {name}: {part['num_queries']:,} questions; MB: model and index; ms: the median, one by one; "
+            f"p: on {part['measure']} against written titles.\n\n{render_table(rows, style='markdown', decimals=3)}\n\n"
+        )
+    return found + by(result)
 
 
 def named(result: dict[str, Any]) -> str:

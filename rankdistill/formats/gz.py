@@ -40,9 +40,13 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     # The process id keeps two writers of one target apart; the suffix decides about gzip, so it stays the last.
     temporary = target.with_name(f".{os.getpid()}.{target.name}")
     try:
-        # mtime=0: the same content gives the same bytes.
-        with gzip.GzipFile(temporary, "wb", mtime=0) if target.suffix == ".gz" else open(temporary, "wb") as file:
-            yield cast(IO[bytes], file)
+        with open(temporary, "wb") as file:
+            if target.suffix == ".gz":
+                # Without time and name in its header: the same content gives the same bytes.
+                with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
+                    yield cast(IO[bytes], packed)
+            else:
+                yield file
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)

@@ -13,11 +13,14 @@ from rankdistill.errors import BadDataError
 from rankdistill.formats.gz import opened, replacing
 
 __all__ = [
+    "END_ENTITY",
+    "START_ENTITY",
     "KiltOutput",
     "KiltPage",
     "KiltRecord",
     "gold_titles",
     "mention_text",
+    "one_line",
     "read_kilt",
     "source_text",
     "write_kilt",
@@ -126,7 +129,7 @@ def source_text(record: KiltRecord, max_words: int = 384) -> str:
     if parts[1] and all(isinstance(part, str) for part in parts):
         left, mention, right = map(str, parts)
         return mention_text(left, mention, right, max_words=max_words)
-    return _words_of(record.input)
+    return one_line(record.input)
 
 
 def mention_text(left: str, mention: str, right: str, *, max_words: int = 384) -> str:
@@ -141,7 +144,7 @@ def mention_text(left: str, mention: str, right: str, *, max_words: int = 384) -
     Source:
         De Cao et al. 2021, arXiv:2010.00904, for the marks and the number.
     """
-    before, own, after = (_words_of(part).split() for part in (left, mention, right))
+    before, own, after = (one_line(part).split() for part in (left, mention, right))
     if len(before) + len(own) + len(after) + 2 > max_words:
         half = max_words // 2
         from_left = min(len(before), max(half, max_words - len(after)))
@@ -150,7 +153,8 @@ def mention_text(left: str, mention: str, right: str, *, max_words: int = 384) -
     return " ".join([*before, START_ENTITY, *own, END_ENTITY, *after])
 
 
-def _words_of(text: str) -> str:
+def one_line(text: str) -> str:
+    """Text as a model reads it: HTML's entities resolved, one space where there is white space."""
     return " ".join(html.unescape(text).split())
 
 

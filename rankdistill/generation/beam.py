@@ -15,7 +15,7 @@ beam then waits at each length with a known sum, so that beams are compared at e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +25,7 @@ from rankdistill.generation.states import TrieStates
 from rankdistill.generation.tree import Ints, PackedTree, PrefixTree
 from rankdistill.generation.trie import TokenTrie
 
-__all__ = ["Hypothesis", "beam_search"]
+__all__ = ["BeamStep", "Hypothesis", "beam_search"]
 
 
 class Hypothesis(NamedTuple):
@@ -40,6 +40,30 @@ class Hypothesis(NamedTuple):
     sequence: tuple[int, ...]
     log_prob: float
     ids: tuple[int, ...]
+
+
+class BeamStep(NamedTuple):
+    """The N beams of all texts at one length, before they go on.
+
+    Attributes:
+        length: tokens that each has written.
+        text: whose each is, [N].
+        paths: what each has written.
+        log_probs: the sum of its tokens' log-probabilities, [N].
+        num_legal: tokens that it may go on with, [N].
+        legal_mass: the probability of those together, [N]; what the trie forbids is the rest.
+        jumped: whether it went through the decoder along with an earlier token, since it was forced, [N].
+        ended: titles that are found in this step, and whose.
+    """
+
+    length: int
+    text: Ints
+    paths: list[tuple[int, ...]]
+    log_probs: NDArray[np.float64]
+    num_legal: Ints
+    legal_mass: NDArray[np.float64]
+    jumped: NDArray[np.bool_]
+    ended: list[tuple[int, Hypothesis]]
 
 
 class _Beams(NamedTuple):
@@ -120,6 +144,8 @@ def beam_search(
     length_penalty: float = 1.0,
     renormalise: bool = False,
     jump: bool = True,
+    behind: Sequence[int] | None = None,
+    observe: Callable[[BeamStep], object] | None = None,
 ) -> list[list[Hypothesis]]:
     """Titles that a decoder writes of each text, the best first.
 
@@ -131,6 +157,9 @@ def beam_search(
         length_penalty: p in log-probability / length^p, the end token included in the length.
         renormalise: probabilities among the legal tokens, not among all.
         jump: let forced tokens go through the decoder together; changes nothing but time.
+        behind: for each text, the token of the trie behind which its titles stand, and which isn't written (`joined`); all
+            titles are everyone's without it.
+        observe: is shown every step, for those who want to see how beams fare.
 
     Returns:
         For each text what was found, by log_prob / length^p; the worst of it may be more than `num_results`.
@@ -139,22 +168,30 @@ def beam_search(
     if trie.num_sequences == 0:
         return found
     states, max_depth = trie.states(num_texts), trie.max_depth
+    if behind is not None:
+        states.advance(behind)
+        max_depth -= 1
     continuations = _Continuations(tree, states, trie.eos, renormalise, jump)
     beams = _start(continuations, states, num_texts, prefix)
     best: list[dict[int, float]] = [{} for _ in range(num_texts)]
     length = 0
     while len(beams.text):
+        jumped = beams.node >= 0
         if length:
             beams = _computed(beams, continuations, len(tree))
-        length += 1
+        length, before = length + 1, beams
         beams, ended = _step(beams, continuations, num_beams, trie.eos)
         states.set(ended.state)
         indptr, ids = states.entity_ids()
+        new = list[tuple[int, Hypothesis]]()
         for row, text in enumerate(ended.text.tolist()):
             own = tuple(ids[indptr[row] : indptr[row + 1]].tolist())
-            found[text].append(Hypothesis(ended.path[row], float(ended.total[row]), own))
+            new.append((text, Hypothesis(ended.path[row], float(ended.total[row]), own)))
+            found[text].append(new[-1][1])
             score = float(ended.total[row]) / length**length_penalty
             best[text].update((id_, max(score, best[text].get(id_, -np.inf))) for id_ in own)
+        if observe is not None:
+            observe(_seen(length - 1, before, continuations, jumped & (length > 1), new))
         if num_results is not None:
             worst = np.array(
                 [sorted(own.values())[-num_results] if len(own) >= num_results else -np.inf for own in best]
@@ -175,6 +212,19 @@ def _start(continuations: _Continuations, states: TrieStates, num_texts: int, pr
     nodes = np.arange(len(texts) - num_texts, len(texts))
     nothing = np.full(num_texts, -1, np.int64)
     return _Beams(np.arange(num_texts), nothing, nothing, root, nodes, np.zeros(num_texts), [()] * num_texts)
+
+
+def _seen(
+    length: int,
+    beams: _Beams,
+    continuations: _Continuations,
+    jumped: NDArray[np.bool_],
+    ended: list[tuple[int, Hypothesis]],
+) -> BeamStep:
+    starts, stops = continuations.first[beams.node], continuations.first[beams.node + 1]
+    runs = zip(starts.tolist(), stops.tolist(), strict=True)
+    mass = np.array([np.exp(continuations.log_prob[start:stop]).sum() for start, stop in runs])
+    return BeamStep(length, beams.text, beams.path, beams.total, stops - starts, mass, jumped, ended)
 
 
 def _computed(beams: _Beams, continuations: _Continuations, num_nodes: int) -> _Beams:

@@ -22,6 +22,7 @@ from rankdistill.data.batches import pad_lists
 from rankdistill.generation.beam import Hypothesis, beam_search
 from rankdistill.generation.candidates import candidate_groups, score_sequences
 from rankdistill.generation.families import max_positions
+from rankdistill.generation.joined import joined
 from rankdistill.generation.titles import end_token, tokenize_titles
 from rankdistill.generation.tree import PackedTree, PrefixTree, plant
 from rankdistill.generation.trie import TokenTrie
@@ -60,6 +61,7 @@ def generate_entities(
     length_penalty: float = 1.0,
     aliases: Aliases = "best",
     renormalise: bool = False,
+    allowed: Sequence[TokenTrie | None] | None = None,
     prefix: Sequence[int] | None = None,
     max_input_length: int | None = None,
     batch_size: int = 8,
@@ -78,6 +80,7 @@ def generate_entities(
         length_penalty: 0 for plain log-probabilities; 1 is GENRE's. mGENRE adds names up ("sum") with 0.5.
         aliases: how names of one entity count; "sum" is over those names that the beams found.
         renormalise: probabilities among legal tokens instead of all; no output layer over the whole vocabulary then.
+        allowed: for each text an allow-list, made by `trie.subset(...)`, or None for the whole trie. Texts may share one.
         prefix: tokens that the decoder begins with; without it the model's own.
         max_input_length: tokens of a text beyond which it's cut; the tokenizer's without it.
         batch_size: texts at once.
@@ -85,7 +88,7 @@ def generate_entities(
 
     Raises:
         ValueError: for a model that is no encoder-decoder, has a smaller vocabulary than the trie, or fewer positions than its
-            longest title; or whose logits are not numbers.
+            longest title; or whose logits are not numbers. For another number of allow-lists than texts, or lists of another trie.
 
     Source:
         De Cao et al. 2021, arXiv:2010.00904; marginalisation: De Cao et al. 2022, arXiv:2103.12528.
@@ -94,24 +97,36 @@ def generate_entities(
         raise ValueError(f"expected num_beams and num_results of at least 1, found {num_beams} and {num_results}")
     begin = _checked_prefix(model, prefix, trie.max_depth, trie.vocab_size)
     wanted = num_beams if num_results is None else num_results
+    held: Sequence[TokenTrie | None] = [None] * len(texts) if allowed is None else allowed
+    if len(held) != len(texts):
+        raise ValueError(f"expected allow-lists of {len(texts)} texts, found {len(held)}")
     results: list[list[EntityScore]] = [[] for _ in texts]
 
-    def search(rows: Sequence[int], tree: PackedTree | PrefixTree) -> None:
-        found = beam_search(
-            tree,
-            trie,
-            len(rows),
-            prefix=begin,
-            num_beams=num_beams,
-            # A sum may grow by a name of little probability, so no beam is without hope.
-            num_results=wanted if aliases == "best" else None,
-            length_penalty=length_penalty,
-            renormalise=renormalise,
-        )
-        for row, own in zip(rows, found, strict=True):
-            results[row] = _entities(own, tokenizer, length_penalty, aliases)[:wanted]
+    def generate(places: list[int]) -> None:
+        def search(rows: Sequence[int], tree: PackedTree | PrefixTree) -> None:
+            own = [held[places[row]] for row in rows]
+            titles, behind = joined([trie if each is None else each for each in own])
+            found = beam_search(
+                tree,
+                titles,
+                len(rows),
+                prefix=begin,
+                num_beams=num_beams,
+                # A sum may grow by a name of little probability, so no beam is without hope.
+                num_results=wanted if aliases == "best" else None,
+                length_penalty=length_penalty,
+                renormalise=renormalise,
+                behind=behind,
+            )
+            for row, hypotheses in zip(rows, found, strict=True):
+                results[places[row]] = _entities(hypotheses, tokenizer, length_penalty, aliases)[:wanted]
 
-    _in_batches(model, tokenizer, texts, search, max_input_length, batch_size, progress, "generate")
+        chosen = [texts[place] for place in places]
+        _in_batches(model, tokenizer, chosen, search, max_input_length, batch_size, progress, "generate")
+
+    # The whole trie isn't joined with others, and an empty list has no titles.
+    generate([place for place, own in enumerate(held) if own is None])
+    generate([place for place, own in enumerate(held) if own is not None and own.num_sequences])
     return results
 
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from rankdistill.data.tokens import plain_copy
 from rankdistill.errors import BadDataError
 
-__all__ = ["end_token", "tokenize_titles"]
+__all__ = ["end_token", "title_sequences", "tokenize_titles"]
 
 # Large enough to keep all cores busy, small enough for a bar that moves.
 _CHUNK = 4096
@@ -75,6 +75,15 @@ def tokenize_titles(
             bar.update(len(block))
     empty = np.zeros(0, np.uint32)
     return np.concatenate([empty, *tokens]), np.concatenate([empty, *lengths])
+
+
+def title_sequences(titles: Iterable[str], tokenizer: Any, eos: int) -> list[list[int]]:
+    """Titles' tokens with the end token, to look them up: none is refused, and what no trie can have is an empty list."""
+    backend, rest, found = plain_copy(tokenizer), iter(titles), list[list[int]]()
+    while block := list(itertools.islice(rest, _CHUNK)):
+        encoded = backend.encode_batch_fast(block, add_special_tokens=False)
+        found += [[*each.ids, eos] if each.ids and eos not in each.ids else [] for each in encoded]
+    return found
 
 
 def _refuse(title: str, own: list[int], eos: int, max_length: int | None, source: str | None, row: int) -> None:

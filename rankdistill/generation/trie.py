@@ -22,15 +22,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from rankdistill import _core
 from rankdistill.data.tokens import tokenizer_fingerprint
-from rankdistill.errors import BadStoreError
+from rankdistill.errors import BadStoreError, MissingIdsError
 from rankdistill.generation.arrays import TokenSequences, buffer, flatten, int64, uint32
 from rankdistill.generation.states import Allowed, EntityIds, OnDeadEnd, TrieStates
-from rankdistill.generation.titles import end_token, tokenize_titles
+from rankdistill.generation.titles import end_token, title_sequences, tokenize_titles
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["Allowed", "EntityIds", "OnDeadEnd", "TokenTrie", "TrieStates"]
+
+# Sequences that are looked up at once, padded to the longest: a few MB.
+_ROWS = 4096
 
 
 class TokenTrie:
@@ -140,10 +143,8 @@ class TokenTrie:
                 a part that was changed.
         """
         trie = cls(_core.TokenTrie.open(path))
-        if tokenizer is not None and (wanted := tokenizer_fingerprint(tokenizer)) != trie.tokenizer_fingerprint:
-            found = trie.tokenizer_fingerprint or "one whose tokenizer isn't known"
-            remedy = 'build it again for this one with "rankdistill trie build"'
-            raise BadStoreError(f"a trie built for tokenizer {wanted}", found, remedy, str(path))
+        if tokenizer is not None:
+            trie.check_tokenizer(tokenizer)
         if verify:
             trie.verify()
         return trie
@@ -155,6 +156,19 @@ class TokenTrie:
             OSError: if the disk refuses.
         """
         self._core.save(path)
+
+    def check_tokenizer(self, tokenizer: Any) -> None:
+        """Makes sure that the trie is of this tokenizer's tokens.
+
+        Raises:
+            BadStoreError: if it's of another's, or it isn't known of which.
+        """
+        if (wanted := tokenizer_fingerprint(tokenizer)) != self.tokenizer_fingerprint:
+            found = self.tokenizer_fingerprint or "one whose tokenizer isn't known"
+            remedy = 'build it again for this one with "rankdistill trie build"'
+            raise BadStoreError(
+                f"a trie built for tokenizer {wanted}", found, remedy, None if self.path is None else str(self.path)
+            )
 
     def verify(self) -> None:
         """Compares the whole file with its checksums, and checks that it is a trie.
@@ -318,9 +332,116 @@ class TokenTrie:
 
     __contains__ = contains
 
-    def sequences(self, prefix: Sequence[int] = (), limit: int | None = None) -> list[tuple[list[int], list[int]]]:
-        """The first sequences that begin so, each with its entities, in the order of their tokens."""
-        return self._core.sequences(list(prefix), 2**63 - 1 if limit is None else limit)
+    def ids_of_titles(self, titles: Iterable[str], tokenizer: Any) -> EntityIds:
+        """Entities of each title; none for one that isn't in the trie."""
+        return self._ids_of_all(title_sequences(titles, tokenizer, self.eos))
+
+    def _ids_of_all(self, sequences: Sequence[Sequence[int]]) -> EntityIds:
+        indptr, ids, end = [np.zeros(1, np.int64)], [np.zeros(0, np.uint32)], 0
+        for at in range(0, len(sequences), _ROWS):
+            block = sequences[at : at + _ROWS]
+            rows = np.full((len(block), max(1, *map(len, block))), self.pad, np.int64)
+            for row, sequence in zip(rows, block, strict=True):
+                # An empty one is looked up as a token that no trie has.
+                row[: len(sequence) or 1] = sequence or -1
+            found = self.entity_ids(rows, start=0)
+            indptr.append(found.indptr[1:] + end)
+            ids.append(found.ids)
+            end += len(found.ids)
+        return EntityIds(np.concatenate(indptr), np.concatenate(ids))
+
+    def sequences(
+        self, prefix: Sequence[int] = (), limit: int | None = None, *, ids: Iterable[int] | None = None
+    ) -> list[tuple[list[int], list[int]]]:
+        """The first sequences that begin so, each with its entities, in the order of their tokens.
+
+        Args:
+            ids: only sequences that name one of these entities, and of their entities only these; reads all of the trie that
+                begins so.
+        """
+        only = None if ids is None else list(ids)
+        return self._core.sequences(list(prefix), 2**63 - 1 if limit is None else limit, only)
+
+    def intersection(self, sequences: Iterable[Sequence[int]]) -> TokenTrie:
+        """The trie of those sequences that are in this one, with their entities; it doesn't change when this one does."""
+        distinct = list(dict.fromkeys(map(tuple, sequences)))
+        indptr, ids = self._ids_of_all(distinct)
+        return self._like(
+            [tokens for tokens, count in zip(distinct, np.diff(indptr), strict=True) for _ in range(count)], ids
+        )
+
+    def subset(
+        self,
+        titles: Sequence[str] | None = None,
+        tokenizer: Any = None,
+        *,
+        ids: Sequence[int] | None = None,
+        on_unknown: Literal["error", "skip"] = "error",
+    ) -> TokenTrie:
+        """The small trie of some of this one's titles, with their entities: an allow-list. It doesn't change when this one does.
+
+        Args:
+            titles: those to keep, with a `tokenizer`. Or `ids`: keep all names of these entities; that reads the whole trie
+                (about 0.1 s for a million nodes), so keep the result.
+            on_unknown: whether a title or an id that isn't in the trie is an error, or left out.
+
+        Raises:
+            ValueError: unless either titles with their tokenizer, or ids, are given.
+            MissingIdsError: for what isn't in the trie, where that is an error.
+            BadStoreError: if the trie is of another tokenizer.
+        """
+        if (titles is None) == (ids is None) or (titles is None) != (tokenizer is None):
+            raise ValueError("expected either titles with their tokenizer, or ids")
+        if titles is not None:
+            self.check_tokenizer(tokenizer)
+            sequences = title_sequences(titles, tokenizer, self.eos)
+            absent = np.flatnonzero(np.diff(self._ids_of_all(sequences).indptr) == 0).tolist()
+            found, wanted, what = self.intersection(sequences), list(titles), "titles of the trie"
+        else:
+            entries, wanted, what = self.sequences(ids=ids), list(map(str, ids or ())), "ids of the trie"
+            there = {id_ for _, own in entries for id_ in own}
+            absent = [at for at, id_ in enumerate(ids or ()) if id_ not in there]
+            found = self._like(
+                [tokens for tokens, own in entries for _ in own], [id_ for _, own in entries for id_ in own]
+            )
+        if absent and on_unknown == "error":
+            raise MissingIdsError.among(wanted, absent, what, 'add them, or pass on_unknown="skip" to leave them out')
+        return found
+
+    def _like(self, sequences: Sequence[Sequence[int]], ids: ArrayLike) -> TokenTrie:
+        return TokenTrie.build(
+            sequences,
+            ids=ids,
+            vocab_size=self.vocab_size,
+            eos=self.eos,
+            pad=self.pad,
+            fingerprint=self.tokenizer_fingerprint,
+        )
+
+    def add_titles(self, titles: Sequence[str], tokenizer: Any, ids: ArrayLike) -> int:
+        """Adds names, so that a model may write them from its next search on; returns how many weren't there.
+
+        Args:
+            titles: names as the model is to write them; several of one entity are its aliases.
+            tokenizer: the one that the trie was built for.
+            ids: the entity of each name, a new one or one of the trie.
+
+        Raises:
+            BadDataError: for a name that is empty or holds the end token; then none is added.
+            BadStoreError: if the trie is of another tokenizer.
+            ValueError: if there aren't as many ids as names.
+        """
+        self.check_tokenizer(tokenizer)
+        return self.add(tokenize_titles(titles, tokenizer, eos=self.eos, progress=False), ids)
+
+    def remove_titles(self, titles: Sequence[str], tokenizer: Any, ids: ArrayLike | None = None) -> int:
+        """Removes names, of all entities or of the given one each; returns how many.
+
+        Raises:
+            ValueError: if one isn't there; then none is removed. Otherwise as `add_titles`.
+        """
+        self.check_tokenizer(tokenizer)
+        return self.remove(tokenize_titles(titles, tokenizer, eos=self.eos, progress=False), ids)
 
     def add(self, sequences: TokenSequences, ids: ArrayLike) -> int:
         """Adds entities, for all readers at once; returns how many weren't there.

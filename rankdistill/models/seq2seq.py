@@ -104,7 +104,8 @@ class Seq2SeqModel(nn.Module):
             if encoder_layers is not None or decoder_layers is not None:
                 raise ValueError(f"{path} is an encoder-decoder already: leave out the numbers of layers")
             set_dropout(config, dropout)
-            model = load_weights(AutoModelForSeq2SeqLM, path, config)
+            # A pooler, which nothing here reads, may be missing.
+            model = load_weights(AutoModelForSeq2SeqLM, path, config, may_be_new=("pooler",))
         else:
             model = _of_encoder(path, tokenizer, encoder_layers, decoder_layers, dropout)
         if special_tokens:

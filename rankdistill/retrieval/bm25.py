@@ -88,6 +88,13 @@ class BM25:
             self._index = bm25s.BM25(k1=k1, b=b, method="lucene")
             self._index.index((rows, self._vocabulary), show_progress=False, create_empty_token=False)
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the index's arrays, beside the words and the documents' ids."""
+        return (
+            0 if self._index is None else sum(self._index.scores[part].nbytes for part in ("data", "indices", "indptr"))
+        )
+
     def search(self, queries: Mapping[str, str], k: int = 1000, *, progress: bool = True) -> Run:
         """The k best documents of each query that share a word with it.
 

@@ -148,8 +148,12 @@ fn assert_equal(rng: &mut Rng, snapshot: &Snapshot, twin: &Twin, info: &TrieInfo
     assert_eq!(snapshot.num_sequences(), twin.len() as u64);
     assert_eq!(snapshot.num_entities(), twin.values().map(BTreeSet::len).sum::<usize>() as u64);
     assert!(snapshot.max_depth() >= twin.keys().map(Vec::len).max().unwrap_or(0));
-    let all = snapshot.sequences(&[], usize::MAX).unwrap();
+    let all = snapshot.sequences(&[], usize::MAX, None).unwrap();
     assert!(all.iter().map(|(sequence, ids)| (sequence, ids.iter().copied().collect())).eq(twin.iter().map(|(s, i)| (s, i.clone()))));
+    let only: Vec<u32> = twin.values().flatten().copied().filter(|id| id % 2 == 0).collect::<BTreeSet<_>>().into_iter().collect();
+    let some: Vec<_> = all.into_iter().map(|(sequence, ids)| (sequence, ids.into_iter().filter(|id| id % 2 == 0).collect())).collect();
+    let some: Vec<_> = some.into_iter().filter(|(_, ids): &(_, Vec<u32>)| !ids.is_empty()).collect();
+    assert_eq!(snapshot.sequences(&[], usize::MAX, Some(&only)).unwrap(), some);
     let prefixes: Vec<Vec<u32>> = (0..4).map(|_| prefix(rng, twin, info)).collect();
     let states: Vec<u32> = prefixes.iter().map(|prefix| snapshot.walk(&wide(prefix)).unwrap()).collect();
     let csr = snapshot.csr(&states, DeadEnd::Eos).unwrap();
@@ -368,7 +372,7 @@ fn exercise(rng: &mut Rng, trie: &TokenTrie) {
     for &state in &states {
         let _ = (snapshot.ids(state), snapshot.is_leaf(state), snapshot.step(state, i64::from(token(rng, &info))));
     }
-    let _ = snapshot.sequences(&[], 50);
+    let _ = snapshot.sequences(&[], 50, None);
     let sequence = sequence(rng, &info);
     let lengths = [sequence.len() as u32];
     let sequences = Sequences { tokens: &sequence, lengths: &lengths };
@@ -485,10 +489,10 @@ fn a_crafted_file_is_read_without_harm() {
             Ok(trie) if trie.snapshot().verify().is_ok() => {
                 // Another trie, but a trie: it equals what is built of its sequences.
                 let snapshot = trie.snapshot();
-                let all = snapshot.sequences(&[], usize::MAX).unwrap();
+                let all = snapshot.sequences(&[], usize::MAX, None).unwrap();
                 let again: Pairs = all.iter().flat_map(|(sequence, ids)| ids.iter().map(|&id| (sequence.clone(), id))).collect();
                 let rebuilt = build(&again, snapshot.info()).snapshot();
-                assert_eq!(rebuilt.sequences(&[], usize::MAX).unwrap(), all);
+                assert_eq!(rebuilt.sequences(&[], usize::MAX, None).unwrap(), all);
                 assert_eq!((rebuilt.num_nodes(), rebuilt.max_depth()), (snapshot.num_nodes(), snapshot.max_depth()));
                 assert_eq!(rebuilt.num_entities(), snapshot.num_entities());
             }
@@ -550,7 +554,7 @@ fn a_file_is_mapped_and_replaced_whole() {
     opened.snapshot().verify().unwrap();
     opened.add(Sequences { tokens: &[9, 2], lengths: &[2] }, &[9]).unwrap();
     opened.snapshot().save(&path).unwrap();
-    assert_eq!(TokenTrie::open(&path).unwrap().snapshot().sequences(&[], 9).unwrap().len(), 3);
+    assert_eq!(TokenTrie::open(&path).unwrap().snapshot().sequences(&[], 9, None).unwrap().len(), 3);
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     let kind = |path: &std::path::Path| TokenTrie::open(path).unwrap_err().kind;
     assert_eq!(kind(&folder.path().join("absent")), ErrorKind::Io(std::io::ErrorKind::NotFound));

@@ -11,11 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rankdistill.generation.beam import Hypothesis, beam_search
+from rankdistill.generation.beam import BeamStep, Hypothesis, beam_search
 from rankdistill.generation.candidates import candidate_groups, score_sequences
 from rankdistill.generation.constraint import TrieConstraint
 from rankdistill.generation.decoding import merge_names
 from rankdistill.generation.families import encode
+from rankdistill.generation.joined import joined
 from rankdistill.generation.tree import PackedTree, PrefixTree, plant
 from rankdistill.generation.trie import TokenTrie
 from tests.reference.decoding import (
@@ -206,3 +207,45 @@ def test_groups_of_candidates_hold_each_once_and_stay_small(sequences: list[tupl
     for group in groups:
         nodes = {sequences[place][:end] for place in group for end in range(1, len(sequences[place]) + 1)}
         assert len(nodes) <= max_nodes or len({sequences[place] for place in group}) == 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=15)
+@given(
+    lists=st.lists(st.lists(SEQUENCE, min_size=1, max_size=5, unique=True), min_size=NUM_TEXTS, max_size=NUM_TEXTS),
+    seed=SEED,
+    num_beams=st.integers(1, 5),
+    is_shared=st.booleans(),
+)
+def test_texts_with_titles_of_their_own_find_what_each_finds_alone(
+    family: str, lists: list[list[tuple[int, ...]]], seed: int, num_beams: int, is_shared: bool
+) -> None:
+    own = [TokenTrie.build(sequences, vocab_size=V, eos=EOS, pad=PAD) for sequences in lists]
+    own = [own[0]] * NUM_TEXTS if is_shared else own
+    trie, behind = joined(own)
+    assert (behind is None) == is_shared
+    steps = list[BeamStep]()
+    options: dict[str, Any] = {"num_beams": num_beams, "num_results": None}
+    together = search(family, seed, trie, behind=behind, observe=steps.append, **options)
+    for row, titles in enumerate(own):
+        alone = search(family, seed, titles, **options)[row]
+        assert [(h.sequence, h.ids) for h in together[row]] == [(h.sequence, h.ids) for h in alone]
+        assert [h.log_prob for h in together[row]] == pytest.approx([h.log_prob for h in alone], abs=1e-4)
+    # What is shown of each step is what the trie and the model say.
+    for length, step in enumerate(steps):
+        assert step.length == length
+        assert all(len(path) == length for path in step.paths)
+        for row, path in enumerate(step.paths):
+            legal = (
+                own[int(step.text[row])].allow([list(path)] if path else [[PAD]], start=0 if path else 1).ids.tolist()
+            )
+            assert step.num_legal[row] == len(legal)
+            after = next_tokens(family, seed, int(step.text[row]))
+            assert step.legal_mass[row] == pytest.approx(
+                np.exp([after(path)[token] for token in legal]).sum(), abs=1e-4
+            )
+            assert step.log_probs[row] == pytest.approx(
+                sum(after(path[:at])[path[at]] for at in range(length)), abs=1e-3
+            )
+    shown = [(text, hypothesis) for step in steps for text, hypothesis in step.ended]
+    assert sorted(h for text, h in shown if text == 0) == sorted(together[0])

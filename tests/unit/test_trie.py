@@ -42,6 +42,8 @@ def test_holds_the_sequences(trie: TokenTrie) -> None:
     assert trie.sequences([5, 6]) == [([5, 6, 2], [0])]
     assert trie.sequences(limit=1) == [([5, 2], [1])]
     assert trie.sequences([7]) == []
+    assert trie.sequences(ids=[2, 0, 7]) == [([5, 6, 2], [0]), ([9, 6, 6, 2], [2])]
+    assert trie.sequences([9], ids=[0]) == trie.sequences(ids=[]) == []
     assert [5, 2] in trie
     assert not trie.contains([5])
     assert trie.ids_of([9, 6, 6, 2]).tolist() == [2]

@@ -232,8 +232,11 @@ impl TokenTrie {
         Ok((indptr.into_pyarray(py), ids.into_pyarray(py)))
     }
 
-    fn sequences(&self, py: Python<'_>, prefix: Vec<u32>, limit: usize) -> PyResult<Vec<(Vec<u32>, Vec<u32>)>> {
-        py.detach(|| self.0.snapshot().sequences(&prefix, limit)).map_err(to_python)
+    fn sequences(&self, py: Python<'_>, prefix: Vec<u32>, limit: usize, mut only: Option<Vec<u32>>) -> PyResult<Vec<(Vec<u32>, Vec<u32>)>> {
+        py.detach(|| {
+            only.iter_mut().for_each(|ids| ids.sort_unstable());
+            self.0.snapshot().sequences(&prefix, limit, only.as_deref()).map_err(to_python)
+        })
     }
 
     fn states(&self, num_rows: usize) -> TrieStates {

@@ -230,14 +230,18 @@ impl Snapshot {
         }
     }
 
-    /// The first `limit` sequences that begin with `prefix`, in the order of their tokens, with their entities.
+    /// The first `limit` sequences that begin with `prefix`, in the order of their tokens, with their entities; with `only`, those
+    /// that name one of these entities (ascending), and no other entity of theirs.
     ///
     /// # Errors
     /// `BadStore` if what is read was changed.
-    pub fn sequences(&self, prefix: &[u32], limit: usize) -> Result<Vec<Entry>> {
+    pub fn sequences(&self, prefix: &[u32], limit: usize, only: Option<&[u32]>) -> Result<Vec<Entry>> {
         let mut found = Vec::new();
-        self.each_sequence(prefix, |sequence, ids| {
-            if found.len() < limit {
+        self.each_sequence(prefix, |sequence, mut ids| {
+            if let Some(only) = only {
+                ids.retain(|id| only.binary_search(id).is_ok());
+            }
+            if found.len() < limit && !ids.is_empty() {
                 found.push((sequence.to_vec(), ids));
             }
             found.len() < limit

@@ -1,0 +1,128 @@
+"""`rankdistill entities score`: predicted titles against the right ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rankdistill.errors import BadDataError
+from rankdistill.evaluation.entities import evaluate_entities, evaluate_pages
+from rankdistill.evaluation.measures import Evaluation
+from rankdistill.evaluation.report import evaluation_rows, render_table
+from rankdistill.evaluation.significance import compare
+from rankdistill.formats.kilt import KiltRecord, gold_titles, read_kilt
+from rankdistill.formats.trec import read_run
+from rankdistill.generation.pages import page_id
+from rankdistill.generation.trie import TokenTrie
+from rankdistill.options.entities import EntitiesScoreOptions
+from rankdistill.records import ranked
+
+__all__ = ["ids_of", "open_trie", "run_score"]
+
+
+def run_score(options: EntitiesScoreOptions) -> str:
+    """Accuracy of answers, R-precision and recall of pages, with tests against the first file of predictions.
+
+    Raises:
+        ValueError: for no predictions, or none of the gold file's records.
+        BadDataError: for malformed lines, or ids that occur twice.
+    """
+    if not options.predictions:
+        raise ValueError("expected at least one file of predictions, found none")
+    gold = {record.id: record for record in _distinct(options.gold)}
+    pages = {str(path): _ranked_pages(path) for path in dict.fromkeys(options.predictions)}
+    key, known = _keys(options, gold.values(), pages.values())
+    sets = {
+        id_: [{key(page.title) for page in output.provenance if page.title} for output in record.output]
+        for id_, record in gold.items()
+    }
+    titles = {id_: [key(title) for title in gold_titles(record)] for id_, record in gold.items()}
+    evaluations = dict[str, Evaluation]()
+    for name, own in pages.items():
+        if not own.keys() & gold.keys():
+            raise ValueError(f"expected predictions for records of {options.gold}, found none in {name}")
+        by_key = {id_: list(map(key, ranking)) for id_, ranking in own.items()}
+        first = {id_: ranking[0] for id_, ranking in by_key.items() if ranking}
+        answers, ranking = evaluate_entities(titles, first, known), evaluate_pages(sets, by_key, options.ks)
+        evaluations[name] = Evaluation(
+            answers.mean | ranking.mean, answers.per_query | ranking.per_query, answers.num_queries, answers.num_missing
+        )
+    names = list(evaluations)
+    comparisons = [c for m in ("accuracy", "R-precision") for c in compare(evaluations, names[0], m, options.test)]
+    lines = [render_table(evaluation_rows(evaluations, comparisons))]
+    lines.append(
+        f"\n{answers.num_queries:,} mentions or questions, {answers.num_out_of_kb:,} left out whose titles aren't known (F1, "
+        f"precision, accuracy); {ranking.num_queries:,} with pages (R-precision, recall); those without a prediction count as 0"
+    )
+    if comparisons:
+        columns = ("system", "measure", "difference", "wins", "losses", "p_value", "p_corrected")
+        lines.append(render_table([{name: asdict(each)[name] for name in columns} for each in comparisons]))
+    if options.json is not None:
+        counts = {
+            "num_in_kb": answers.num_queries,
+            "num_out_of_kb": answers.num_out_of_kb,
+            "num_with_pages": ranking.num_queries,
+        }
+        means = {name: each.mean | {"num_missing": each.num_missing} for name, each in evaluations.items()}
+        report = {"systems": means, **counts, "comparisons": [asdict(each) for each in comparisons]}
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return "\n".join(lines)
+
+
+def _keys(
+    options: EntitiesScoreOptions, gold: Iterable[KiltRecord], pages: Iterable[Mapping[str, list[str]]]
+) -> tuple[Callable[[str], str], set[str] | None]:
+    """Title -> what it's compared by, and which of those are known: entities where there's a trie, else titles."""
+    if options.trie is None:
+        return page_id, None
+    trie, tokenizer = open_trie(options.trie, options.tokenizer)
+    titles = {page.title for record in gold for output in record.output for page in output.provenance if page.title}
+    titles |= {title for own in pages for ranking in own.values() for title in ranking}
+    ids = ids_of(trie, tokenizer, titles)
+    keys = {title: f"entity {own[0]}" if own else page_id(title) for title, own in ids.items()}
+    return keys.__getitem__, {keys[title] for title, own in ids.items() if own}
+
+
+def _ranked_pages(path: Path) -> dict[str, list[str]]:
+    """Titles of each record of a KILT file, or of a run, the best first."""
+    if path.name.endswith((".jsonl", ".jsonl.gz", ".json", ".json.gz")):
+        return {
+            record.id: [page.title for output in record.output[:1] for page in output.provenance if page.title]
+            for record in _distinct(path)
+        }
+    return {id_: [page.replace("_", " ") for page, _ in ranked(scores)] for id_, scores in read_run(path).items()}
+
+
+def _distinct(path: Path) -> Iterator[KiltRecord]:
+    seen = set[str]()
+    for number, record in enumerate(read_kilt(path), 1):
+        if record.id in seen:
+            raise BadDataError("distinct ids", f'"{record.id}" a second time', path=str(path), line=number)
+        seen.add(record.id)
+        yield record
+
+
+def open_trie(path: Path, tokenizer_name: str | None) -> tuple[TokenTrie, Any]:
+    """A trie and its tokenizer.
+
+    Raises:
+        ValueError: without a tokenizer's name.
+        BadStoreError: if the trie is of another.
+    """
+    from transformers import AutoTokenizer
+
+    if tokenizer_name is None:
+        raise ValueError("expected --tokenizer MODEL with --trie, found none; it says which tokens titles are")
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_name)
+    return TokenTrie.open(path, tokenizer=tokenizer), tokenizer
+
+
+def ids_of(trie: TokenTrie, tokenizer: Any, titles: set[str]) -> dict[str, list[int]]:
+    """Entities of each title, none for one that isn't in the trie."""
+    order = sorted(titles)
+    indptr, ids = trie.ids_of_titles(order, tokenizer)
+    return {title: ids[start:stop].tolist() for title, start, stop in zip(order, indptr[:-1], indptr[1:], strict=True)}
