@@ -51,11 +51,17 @@ TEACHERS: dict[str, dict[str, Any]] = {
     "T2: Margin-MSE on the triples": {"loss": ("margin-mse",), "T2": True},
     "T2: Margin-MSE on the triples, scores x 0.3": {"loss": ("margin-mse",), "T2": True, "scale": 0.3},
     "dense teacher: in-batch Margin-MSE": {"loss": ("in-batch-margin-mse",), "dense": MARGIN_SCALE},
+    "dense teacher: in-batch Margin-MSE, scores x 0.3": {"loss": ("in-batch-margin-mse",), "dense": 0.3 * MARGIN_SCALE},
     "dense teacher: in-batch KL": {"loss": ("in-batch-kl",), "dense": 1.0},
     "dense teacher: in-batch KL + InfoNCE": {"loss": ("in-batch-kl", "infonce:0.3"), "dense": 1.0},
     "T1 + dense teacher: Margin-MSE + in-batch KL + InfoNCE": {
         "loss": ("margin-mse:0.05", "in-batch-kl", "infonce:0.3"),
         "dense": 1.0,
+    },
+    "T1 x 0.3 + dense teacher: Margin-MSE + in-batch KL + InfoNCE": {
+        "loss": ("margin-mse:0.05", "in-batch-kl", "infonce:0.3"),
+        "dense": 1.0,
+        "scale": 0.3,
     },
     "MiniLM as published: in-batch KL + InfoNCE": {"loss": ("in-batch-kl", "infonce:0.3"), "published": True},
 }
