@@ -91,5 +91,5 @@ class CandidateSets:
         )
         self.tries.append(built)
         # Of titles that are the same tokens, the first.
-        self._names.append({sequence: title for title, (sequence, _) in reversed(titles.items())})
+        self._names.append({sequence: title for title, (sequence, _) in reversed(list(titles.items()))})
         return len(self.tries) - 1

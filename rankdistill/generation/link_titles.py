@@ -46,7 +46,7 @@ def search_titles(
         best = best_places(totals, 2 * num_beams)
         worst = sorted(title.total for title in found)[-num_beams] if len(found) >= num_beams else -np.inf
         best = best[totals[best] >= max(floor, worst)]
-        after, wishes = [], list[Wish]()
+        after, wishes = list[tuple[float, tuple[int, ...], int]](), list[Wish]()
         for rank, at in enumerate(best.tolist()):
             row = int(rows[at])
             (_, tokens, node), edge, own = live[row], at - int(starts[row]), float(totals[at])

@@ -1,8 +1,8 @@
 """End-to-end entity linking: a model copies a text and writes ` { mention } [ Title ]` where it links.
 
-The markup's form: the text's own tokens, and around a mention single tokens, `{` before and `}` behind it, `[` before and `]` behind its
-title, which is in the tokens of the trie. What the decoder writes is only ever read for places: mentions come back as characters
-of the text as it was given, whatever is in it.
+The markup's form: the text's own tokens, and around a mention single tokens, `{` before and `}` behind it, `[` before and `]`
+behind its title, which is in the tokens of the trie. What the decoder writes is only ever read for places: mentions come back as
+characters of the text as it was given, whatever is in it.
 
 Source: De Cao et al. 2021, arXiv:2010.00904 (section 3.3), for the task and its markup; the search is our own.
 """
@@ -89,8 +89,8 @@ def link_entities(
         texts: any; they are neither cleaned nor cut.
         mentions: the only surfaces that may be mentions: strings, or a trie of them in the tokenizer's tokens. An uncased tokenizer
             takes them uncased.
-        candidates: titles that a mention may have, by its text: a mapping or a function. A mention without any isn't one. A function
-            is called for every run of tokens that may be a mention, once for each distinct text of one.
+        candidates: titles that a mention may have, by its text: a mapping or a function. A mention without any isn't one. A
+            function is called for every run of tokens that may be a mention, once for each distinct text of one.
         on_unknown: a candidate that isn't in the trie is an error ("error") or left out ("skip").
         titles: of the trie's ids, to come back as they stand there.
         num_beams: beams at a place of the text, and titles of a mention that are followed; 1 is greedy.
@@ -156,12 +156,13 @@ def link_entities(
         return LinkedMention(start, end, texts[row][start:end], title, link.ids[0], link.log_prob)
 
     results = []
-    for row, own in enumerate(own_windows):
-        links = [
+    for row, own_parts in enumerate(own_windows):
+        by_window = [
             [(each.start + link.start, each.start + link.end, (each, link)) for link in found[row, each]]
-            for each in own
+            for each in own_parts
         ]
-        results.append([mention(row, *what) for _, _, what in joined(links, own, len(sources[row]))])
+        whole = joined(by_window, own_parts, len(sources[row]))
+        results.append([mention(row, each, link) for _, _, (each, link) in whole])
     return results
 
 
