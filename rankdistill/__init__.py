@@ -12,14 +12,17 @@ from rankdistill._core import __version__
 
 if TYPE_CHECKING:
     from rankdistill.data.scores import ScoreStore, open_scores
+    from rankdistill.evaluation.linking import linking_scores
     from rankdistill.evaluation.measures import Evaluation, evaluate
     from rankdistill.evaluation.significance import compare
     from rankdistill.formats.collection import Collection, collection_from_texts, open_collection
     from rankdistill.formats.kilt import read_kilt, write_kilt
+    from rankdistill.formats.linked_texts import read_linked_texts, write_linked_texts
     from rankdistill.formats.scores import read_scores
     from rankdistill.formats.trec import read_qrels, read_run, write_qrels, write_run
     from rankdistill.generation.constraint import TrieConstraint
     from rankdistill.generation.decoding import EntityScore, generate_entities, merge_names, score_candidates
+    from rankdistill.generation.linking import LinkedMention, link_entities
     from rankdistill.generation.trie import TokenTrie
     from rankdistill.models.colbert import ColbertModel
     from rankdistill.models.cross_encoder import CrossEncoderModel
@@ -57,6 +60,7 @@ __all__ = [
     "Evaluation",
     "FlatIndex",
     "GenreOptions",
+    "LinkedMention",
     "MarginMSEOptions",
     "MultiExitColbert",
     "MultiExitCrossEncoder",
@@ -84,12 +88,15 @@ __all__ = [
     "encode_texts",
     "evaluate",
     "generate_entities",
+    "link_entities",
+    "linking_scores",
     "load",
     "merge_names",
     "open_collection",
     "open_scores",
     "pretrain",
     "read_kilt",
+    "read_linked_texts",
     "read_qrels",
     "read_run",
     "read_scores",
@@ -102,21 +109,25 @@ __all__ = [
     "train_margin_mse",
     "train_teacher",
     "write_kilt",
+    "write_linked_texts",
     "write_qrels",
     "write_run",
 ]
 
 _HOME = {
     "data.scores": ("ScoreStore", "open_scores"),
+    "evaluation.linking": ("linking_scores",),
     "evaluation.measures": ("Evaluation", "evaluate"),
     "evaluation.significance": ("compare",),
     "formats.collection": ("Collection", "collection_from_texts", "open_collection"),
     "formats.kilt": ("read_kilt", "write_kilt"),
+    "formats.linked_texts": ("read_linked_texts", "write_linked_texts"),
     "formats.scores": ("read_scores",),
     "formats.trec": ("read_qrels", "read_run", "write_qrels", "write_run"),
     "models.colbert": ("ColbertModel",),
     "generation.constraint": ("TrieConstraint",),
     "generation.decoding": ("EntityScore", "generate_entities", "merge_names", "score_candidates"),
+    "generation.linking": ("LinkedMention", "link_entities"),
     "generation.trie": ("TokenTrie",),
     "models.cross_encoder": ("CrossEncoderModel",),
     "models.dot": ("DotModel",),

@@ -12,6 +12,7 @@ from cyclopts.config import Toml
 
 from rankdistill import __version__
 from rankdistill.errors import RankDistillError
+from rankdistill.options.linking import EntitiesLinkOptions
 from rankdistill.options.pretraining import PretrainOptions
 from rankdistill.options.retrieval import (
     EncodeOptions,
@@ -49,9 +50,11 @@ train = App(
     help="Train a teacher, or a student from a teacher's scores; pre-train the encoder that a student starts from.",
 )
 trie = App(name="trie", help="Tries of titles, which hold a decoder to them.")
+entities = App(name="entities", help="Entities in texts, by a model that writes their titles.")
 app.command(scores)
 app.command(train)
 app.command(trie)
+app.command(entities)
 
 _Flat = Parameter(name="*")
 
@@ -192,6 +195,18 @@ def trie_query(options: Annotated[TrieQueryOptions, _Flat]) -> None:
     from rankdistill.generation.commands import run_query
 
     print(run_query(options))
+
+
+@entities.command(name="link")
+def entities_link(options: Annotated[EntitiesLinkOptions, _Flat]) -> None:
+    """Find mentions of entities in texts, and the entities; JSON lines out, or marked text at a terminal.
+
+    Example: echo "Einstein received a prize." | rankdistill entities link runs/genre/model --trie titles.rdtrie
+    """
+    from rankdistill.generation.link_commands import run_link
+
+    if said := run_link(options):
+        print(said)
 
 
 @app.command

@@ -15,7 +15,7 @@ from rankdistill.generation.families import max_positions
 from rankdistill.generation.trie import TokenTrie
 from rankdistill.models.backbone import max_positions as max_encoder_positions
 
-__all__ = ["SourceText", "Window", "joined", "model_window", "source_texts", "windows"]
+__all__ = ["SourceText", "Window", "joined", "model_window", "source_texts", "special_tokens", "windows"]
 
 # Tokens of a window, if the model can read as many: what the encoder reads grows the attention, what overlaps is read twice.
 _WINDOW = 256
@@ -99,20 +99,28 @@ def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
     return start, end
 
 
-def model_window(model: Any, tokenizer: Any, num_prefix: int, size: int | None = None) -> int:
+def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """What an encoder's text begins and ends with."""
+    own, (num_before, _) = plain_copy(tokenizer).encode("").ids, num_special(tokenizer)
+    return own[:num_before], own[num_before:]
+
+
+def model_window(
+    model: Any, tokenizer: Any, num_prefix: int, size: int | None = None, max_length: int | None = None
+) -> int:
     """Tokens of a text that a model reads and writes at once: `size`, or a number that leaves room for the markup.
+
+    Args:
+        num_prefix: tokens that the decoder begins with.
+        max_length: tokens that the encoder is to read, special ones included; the tokenizer's number without it.
 
     Raises:
         ValueError: for a size that the model has no positions for.
     """
     config = getattr(model.config, "encoder", model.config)
     relative = getattr(config, "relative_attention_num_buckets", None)
-    reads = (
-        int(tokenizer.model_max_length)
-        if relative
-        else min(max_encoder_positions(config), int(tokenizer.model_max_length))
-    )
-    reads -= sum(num_special(tokenizer))
+    reads = int(tokenizer.model_max_length) if max_length is None else max_length
+    reads = (reads if relative else min(reads, max_encoder_positions(config))) - sum(num_special(tokenizer))
     positions = max_positions(model)
     writes = reads if positions is None else positions - num_prefix
     if size is None:

@@ -18,14 +18,22 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from rankdistill.data.batches import pad_lists
-from rankdistill.data.tokens import num_special, plain_copy, tokenizer_fingerprint
+from rankdistill.data.tokens import tokenizer_fingerprint
 from rankdistill.errors import BadStoreError
 from rankdistill.generation.decoding import checked_prefix
 from rankdistill.generation.families import max_positions
 from rankdistill.generation.link_automaton import MARKS, LinkAutomaton, Marks, link_marks
 from rankdistill.generation.link_candidates import Candidates, CandidateSets, surface_trie
 from rankdistill.generation.link_search import Link, link_search
-from rankdistill.generation.link_source import SourceText, Window, joined, model_window, source_texts, windows
+from rankdistill.generation.link_source import (
+    SourceText,
+    Window,
+    joined,
+    model_window,
+    source_texts,
+    special_tokens,
+    windows,
+)
 from rankdistill.generation.tree import plant
 from rankdistill.generation.trie import TokenTrie
 from rankdistill.models.precision import inference_mode
@@ -148,7 +156,7 @@ def link_entities(
     def mention(row: int, own: Window, link: Link) -> LinkedMention:
         start, end = sources[row].characters(own.start + link.start, own.start + link.end)
         if titles is not None:
-            title = titles[link.ids[0]]
+            title = _name(titles, link.ids[0])
         elif sets is not None:
             title = sets.name(places[row, own, link.start, link.end], (*link.title, trie.eos))
         else:
@@ -164,6 +172,14 @@ def link_entities(
         whole = joined(by_window, own_parts, len(sources[row]))
         results.append([mention(row, each, link) for _, _, (each, link) in whole])
     return results
+
+
+def _name(titles: Mapping[int, str] | Sequence[str], id_: int) -> str:
+    try:
+        return titles[id_]
+    except (KeyError, IndexError):
+        expected = "titles of all entities of the trie"
+        raise ValueError(f"expected {expected}, found none of entity {id_}; was the trie built of others?") from None
 
 
 def _refuse_other_tokenizer(trie: TokenTrie | None, tokenizer: Any) -> None:
@@ -208,15 +224,8 @@ def _search(
         last = np.arange(len(own))
         np.maximum.at(last, part.spans[:, 0], part.spans[:, 1])
         last_ends.append(last)
-    before, behind = _special_tokens(tokenizer)
+    before, behind = special_tokens(tokenizer)
     padded = pad_lists([[*before, *own, *behind] for own in tokens], tokenizer.pad_token_id or 0)
     input_ids, mask = (torch.from_numpy(array).to(model.device) for array in padded)
     found, _ = link_search(plant(model, input_ids, mask), automaton, last_ends, **rules)
     return [list(results[0].links) if results else [] for results in found]
-
-
-def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """What an encoder's text begins and ends with."""
-    own = plain_copy(tokenizer).encode("").ids
-    num_before, _ = num_special(tokenizer)
-    return own[:num_before], own[num_before:]

@@ -1,4 +1,4 @@
-"""Linking, slowly: all outputs of a text written down one by one, a search that computes token by token, and measures by counting."""
+"""Linking, slowly: all outputs of a text written down one by one, a search token by token, and measures by counting."""
 
 from __future__ import annotations
 

@@ -1,0 +1,52 @@
+"""Files of JSON lines, plain or `.gz`: one object a line, and errors that name the line and the field."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from rankdistill.errors import BadDataError
+from rankdistill.formats.gz import opened
+
+__all__ = ["BadField", "json_lines", "typed"]
+
+_T = TypeVar("_T")
+
+
+class BadField(Exception):
+    """What a line should have, and what it has; `json_lines` says where."""
+
+    def __init__(self, expected: str, found: Any) -> None:
+        super().__init__()
+        shown = json.dumps(found, ensure_ascii=False)
+        self.expected, self.found = expected, shown if len(shown) <= 80 else f"{shown[:77]}..."
+
+
+def json_lines(path: str | os.PathLike[str], parse: Callable[[Any], _T]) -> Iterator[_T]:
+    """What `parse` makes of each line, one at a time, so that the largest file fits in memory.
+
+    Raises:
+        FileNotFoundError: if there's no such file.
+        BadDataError: for a line that isn't UTF-8 or JSON, or for which `parse` raises BadField; a torn archive.
+    """
+    with opened(path) as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield parse(json.loads(line))
+            except BadField as error:
+                raise BadDataError(error.expected, error.found, path=os.fspath(path), line=number) from None
+            except ValueError as error:
+                found = f"{line[:80]!r} ({error})"
+                raise BadDataError("a JSON object", found, path=os.fspath(path), line=number) from error
+
+
+def typed(row: dict[str, Any], name: str, kind: type, what: str, default: Any) -> Any:
+    """Takes a key out of the row; None in the file is as good as no key."""
+    value = row.pop(name, None)
+    if value is None:
+        return default
+    if not isinstance(value, kind):
+        raise BadField(f'"{name}", {what}', value)
+    return value
