@@ -89,11 +89,15 @@ def link_marks(tokenizer: Any, marks: Sequence[str] = MARKS) -> Marks:
         ValueError: if one isn't there.
     """
     backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
-    found = [backend.token_to_id(mark) for mark in marks]
-    if len(found) != 4 or None in found:
-        missing = ", ".join(mark for mark, token in zip(marks, found, strict=True) if token is None) or f"{len(marks)}"
+    if len(marks) != 4:
         raise ValueError(
-            f"expected the tokens {' '.join(MARKS)} (or four others, marks=) in the tokenizer, found none for {missing}; train the "
+            f"expected four marks, found {len(marks)}: {' '.join(marks)}; a mention's two, then its title's"
+        )
+    found = [backend.token_to_id(mark) for mark in marks]
+    if None in found:
+        missing = ", ".join(mark for mark, token in zip(marks, found, strict=True) if token is None)
+        raise ValueError(
+            f"expected the tokens {' '.join(MARKS)} (or others, marks=) in the tokenizer, found none for {missing}; train the "
             'model on linked texts with "rankdistill train genre", which adds them'
         )
     return Marks(*found)
