@@ -237,7 +237,9 @@ def metaspace() -> Any:
 def test_mentions_begin_and_end_between_characters(make: Callable[[], Any]) -> None:
     text = "  Ærø is an {island} 😀😀 "
     (source,) = source_texts(make(), [text])
-    found = {source.characters(start, end) for start, end in source.spans(Window(0, len(source)), None, 99).tolist()}
+    rows = [source.characters(start, end) for start, end in source.spans(Window(0, len(source)), None, 99).tolist()]
+    found = set(rows)
+    assert len(rows) == len(found)
     surfaces = {text[start:end] for start, end in found}
     assert all(surface == surface.strip() != "" for surface in surfaces)
     assert "Ærø" in surfaces

@@ -101,7 +101,6 @@ impl LinkAutomaton {
         Ok(edges_to_numpy(py, py.detach(|| self.0.forced(texts, &states)).map_err(to_python)?))
     }
 
-    #[expect(clippy::type_complexity, reason = "named in Python")]
     fn ahead<'py>(
         &self,
         py: Python<'py>,
