@@ -150,7 +150,7 @@ def main() -> None:
     parser.add_argument("--titles", type=Path, default=SHARED / "titles_union" / "wikipedia_titles.txt.gz")
     parser.add_argument("--count", type=int, default=8, help="texts")
     parser.add_argument("--words", type=int, default=60, help="of each")
-    parser.add_argument("--steps", type=int, default=250, help="of learning them by heart")
+    parser.add_argument("--steps", type=int, default=80, help="of learning them by heart")
     parser.add_argument("--layers", type=int, default=3, help="of encoder and decoder")
     parser.add_argument("--label-smoothing", type=float, default=0.1)
     parser.add_argument("--beams", type=int, nargs="+", default=[1, 4])

@@ -1,4 +1,4 @@
-"""The Python of docs/decoding.md and linking.md runs as it stands there, with a tiny model and a small trie; KILT's mentions, too."""
+"""The Python of docs/decoding.md and linking.md runs as it stands, with a tiny model and a small trie; KILT's mentions go the same way."""
 
 from __future__ import annotations
 
