@@ -1,4 +1,4 @@
-"""The Python of docs/decoding.md and linking.md runs as it stands, with a tiny model and a small trie; KILT's mentions go the same way."""
+"""The Python of docs/decoding.md and docs/linking.md runs as it stands there, with a tiny model; KILT's mentions go that way."""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 //! Outside of mentions, the text itself: one pass over what is left of it says at every place how probable copying is, and how
 //! probable a mention. In a mention, the text to its last possible end, and behind each end `} [`. In a title, what alone may follow.
 
-use super::automaton::{Automaton, Edges, Mode, State};
+use super::automaton::{Automaton, Edges};
+use super::state::{Mode, State};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Rows and the tokens behind them, as trees: first the rows themselves, then what follows, each after its parent.

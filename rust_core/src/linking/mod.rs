@@ -1,7 +1,8 @@
 //! Linking entities in a text: what a decoder may write that copies the text and puts ` { mention } [ Title ]` around its mentions.
 //!
 //! - `spans` finds which runs of a text's tokens may be mentions, once a text;
-//! - `automaton` holds states, what is legal in each, and steps; `ahead` is what a decoder may be fed before it's known to be wanted.
+//! - `state` is where the writing of a text stands, `automaton` what is legal there, and steps;
+//! - `ahead` is what a decoder may be fed before it's known to be wanted.
 //!
 //! A state says where the text is copied to, not what the last token was, so a text may hold the markup's own tokens: where a text
 //! has `{` and a mention may begin, there are two ways to write `{`, and they lead to two states.
@@ -12,10 +13,12 @@
 mod ahead;
 mod automaton;
 mod spans;
+mod state;
 
 pub use ahead::Ahead;
-pub use automaton::{Automaton, Edges, Marks, Mode, Span, State};
+pub use automaton::{Automaton, Edges};
 pub use spans::{Borders, find_spans};
+pub use state::{Marks, Mode, Span, State};
 
 /// The set of a span that may have any title of the trie.
 pub const ANY: u32 = u32::MAX;
