@@ -35,6 +35,7 @@ bench: .venv/ready  ## the benchmarks, against their peers
 	$(BIN)/python scripts/bench_encode.py
 	$(BIN)/python scripts/bench_trie.py
 	$(BIN)/python scripts/bench_decoding.py
+	$(BIN)/python scripts/bench_linking.py
 
 results: .venv/ready  ## docs/results.md from eval/results/*.json
 	$(BIN)/python scripts/render_results.py

@@ -13,16 +13,19 @@ from rankdistill._core import __version__
 if TYPE_CHECKING:
     from rankdistill.data.scores import ScoreStore, open_scores
     from rankdistill.evaluation.entities import evaluate_entities, evaluate_pages
+    from rankdistill.evaluation.linking import linking_scores
     from rankdistill.evaluation.measures import Evaluation, evaluate
     from rankdistill.evaluation.significance import compare
     from rankdistill.formats.collection import Collection, collection_from_texts, open_collection
     from rankdistill.formats.kilt import read_kilt, write_kilt
+    from rankdistill.formats.linked_texts import read_linked_texts, write_linked_texts
     from rankdistill.formats.mentions import MentionTable, build_mentions
     from rankdistill.formats.scores import read_scores
     from rankdistill.formats.trec import read_qrels, read_run, write_qrels, write_run
     from rankdistill.generation.constraint import TrieConstraint
     from rankdistill.generation.decoding import EntityScore, generate_entities, merge_names, score_candidates
     from rankdistill.generation.disambiguation import disambiguate, mention_of
+    from rankdistill.generation.linking import LinkedMention, link_entities
     from rankdistill.generation.pages import retrieve_entities
     from rankdistill.generation.trie import TokenTrie
     from rankdistill.models.colbert import ColbertModel
@@ -61,6 +64,7 @@ __all__ = [
     "Evaluation",
     "FlatIndex",
     "GenreOptions",
+    "LinkedMention",
     "MarginMSEOptions",
     "MentionTable",
     "MultiExitColbert",
@@ -93,6 +97,8 @@ __all__ = [
     "evaluate_entities",
     "evaluate_pages",
     "generate_entities",
+    "link_entities",
+    "linking_scores",
     "load",
     "mention_of",
     "merge_names",
@@ -100,6 +106,7 @@ __all__ = [
     "open_scores",
     "pretrain",
     "read_kilt",
+    "read_linked_texts",
     "read_qrels",
     "read_run",
     "read_scores",
@@ -113,6 +120,7 @@ __all__ = [
     "train_margin_mse",
     "train_teacher",
     "write_kilt",
+    "write_linked_texts",
     "write_qrels",
     "write_run",
 ]
@@ -120,11 +128,13 @@ __all__ = [
 _HOME = {
     "data.scores": ("ScoreStore", "open_scores"),
     "evaluation.entities": ("evaluate_entities", "evaluate_pages"),
+    "evaluation.linking": ("linking_scores",),
     "evaluation.measures": ("Evaluation", "evaluate"),
     "evaluation.significance": ("compare",),
     "formats.collection": ("Collection", "collection_from_texts", "open_collection"),
     "formats.kilt": ("read_kilt", "write_kilt"),
     "formats.mentions": ("MentionTable", "build_mentions"),
+    "formats.linked_texts": ("read_linked_texts", "write_linked_texts"),
     "formats.scores": ("read_scores",),
     "formats.trec": ("read_qrels", "read_run", "write_qrels", "write_run"),
     "models.colbert": ("ColbertModel",),
@@ -132,6 +142,7 @@ _HOME = {
     "generation.decoding": ("EntityScore", "generate_entities", "merge_names", "score_candidates"),
     "generation.disambiguation": ("disambiguate", "mention_of"),
     "generation.pages": ("retrieve_entities",),
+    "generation.linking": ("LinkedMention", "link_entities"),
     "generation.trie": ("TokenTrie",),
     "models.cross_encoder": ("CrossEncoderModel",),
     "models.dot": ("DotModel",),

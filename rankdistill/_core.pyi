@@ -1,4 +1,4 @@
-"""The Rust extension: score files and stores, token stores, tries, seekable shuffling."""
+"""The Rust extension: score files and stores, token stores, tries, the linking automaton, seekable shuffling."""
 
 from collections.abc import Sequence
 from os import PathLike
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 __all__ = [
     "DEBUG_BUILD",
     "IdTable",
+    "LinkAutomaton",
     "ScoreBlock",
     "ScoreFileWriter",
     "ScoreMerge",
@@ -22,6 +23,7 @@ __all__ = [
     "TokenWriter",
     "TrieStates",
     "__version__",
+    "find_spans",
     "permuted_positions",
     "score_fingerprint",
 ]
@@ -53,6 +55,42 @@ class IdTable:
     def __getitem__(self, index: SupportsIndex, /) -> str: ...
     @overload
     def __getitem__(self, index: slice, /) -> list[str]: ...
+
+@final
+class LinkAutomaton:
+    """What `rankdistill.generation.link_automaton.LinkAutomaton` wraps."""
+
+    def __new__(
+        cls,
+        tokens: NDArray[np.uint32],
+        lengths: NDArray[np.uint32],
+        spans: NDArray[np.int32],
+        *,
+        entities: TokenTrie,
+        sets: Sequence[TokenTrie],
+        marks: tuple[int, int, int, int],
+    ) -> LinkAutomaton: ...
+    def __len__(self) -> int: ...
+    def allow(
+        self, texts: NDArray[np.int64], states: NDArray[np.int32]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]: ...
+    def advance(
+        self, texts: NDArray[np.int64], states: NDArray[np.int32], tokens: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int32]]: ...
+    def forced(
+        self, texts: NDArray[np.int64], states: NDArray[np.int32]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]: ...
+    def ahead(
+        self, texts: NDArray[np.int64], states: NDArray[np.int32], room: NDArray[np.int64], max_copies: int
+    ) -> tuple[
+        NDArray[np.int64],
+        NDArray[np.int64],
+        NDArray[np.int64],
+        NDArray[np.int32],
+        tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]],
+    ]: ...
+    def ids(self, text: int, state: Sequence[int]) -> list[int]: ...
+    def walk(self, text: int, tokens: NDArray[np.int64]) -> NDArray[np.int32]: ...
 
 @final
 class TokenStore:
@@ -344,6 +382,15 @@ class ScoreStore:
     def num_ids(self, kind: str) -> int: ...
     def ids(self, kind: str, start: int, stop: int) -> list[str]: ...
     def gather(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.float32]]: ...
+
+def find_spans(
+    tokens: NDArray[np.uint32],
+    begins: NDArray[np.bool_],
+    ends: NDArray[np.bool_],
+    surfaces: TokenTrie | None,
+    max_length: int,
+) -> NDArray[np.int32]:
+    """(start, end) of the runs of tokens that may be mentions, [S, 2]. Raises ValueError if there isn't a border for each token."""
 
 def permuted_positions(
     num_rows: int, seed: int, epoch: int, start: int, count: int, stride: int = 1

@@ -19,6 +19,7 @@ from rankdistill.options.entities import (
     EntitiesScoreOptions,
     EntitiesWatchOptions,
 )
+from rankdistill.options.linking import EntitiesLinkOptions
 from rankdistill.options.pretraining import PretrainOptions
 from rankdistill.options.retrieval import (
     EncodeOptions,
@@ -56,7 +57,7 @@ train = App(
     help="Train a teacher, or a student from a teacher's scores; pre-train the encoder that a student starts from.",
 )
 trie = App(name="trie", help="Tries of titles, which hold a decoder to them.")
-entities = App(name="entities", help="Entities that a model writes: of mentions, and of queries.")
+entities = App(name="entities", help="Entities that a model writes: of mentions, of queries, and in texts.")
 app.command(scores)
 app.command(train)
 app.command(trie)
@@ -272,6 +273,18 @@ def entities_watch(options: Annotated[EntitiesWatchOptions, _Flat]) -> None:
         if waits and number:
             input()
         print(page if number == 0 or waits else f"\n{page}")
+
+
+@entities.command(name="link")
+def entities_link(options: Annotated[EntitiesLinkOptions, _Flat]) -> None:
+    """Find mentions of entities in texts, and the entities; JSON lines out, or marked text at a terminal.
+
+    Example: echo "Einstein received a prize." | rankdistill entities link runs/genre/model --trie titles.rdtrie
+    """
+    from rankdistill.generation.link_commands import run_link
+
+    if said := run_link(options):
+        print(said)
 
 
 @app.command

@@ -30,6 +30,7 @@ def main() -> None:
         "encode": encode,
         "trie": trie,
         "decoding": decoding,
+        "linking": linking,
     }
     for name, section in sections.items():
         path = RESULTS / f"bench-{name}.json"
@@ -386,6 +387,29 @@ def decoding(result: dict[str, Any]) -> str:
         f"Exact scores of {candidates['candidates']} candidates: {candidates['packed_ms']:.0f} ms a text packed, "
         f"{candidates['rows_ms']:.0f} ms as rows; largest difference {candidates['largest_difference']:.0e}.\n\n"
         f"`python {result['command']}`\n"
+    )
+
+
+def linking(result: dict[str, Any]) -> str:
+    rows = [
+        {
+            "way": row["name"],
+            "beams": row["beams"],
+            "calls of the decoder a text": f"{row['calls']:.1f}",
+            "tokens a call": f"{row['tokens'] / row['calls']:.1f}",
+            "ms a text": f"{row['ms']:,.0f}",
+            "links found": f"{row['right']:.0%}",
+        }
+        for row in result["results"]
+    ]
+    tokens = result["results"][0]["tokens"]
+    return (
+        f"## Linking\n\n{result['texts']} beginnings of articles ({result['source']}, {result['words']} words, "
+        f"{tokens:.0f} tokens with their links), {result['titles']:,} titles; {result['layers']} + {result['layers']} layers of "
+        f"all-MiniLM-L6-v2 that have learnt these texts by heart ({result['steps']} steps, label smoothing "
+        f"{result['label_smoothing']:g}), so this is about calls and time, not about quality; {result['threads']} thread, load "
+        f"{result['load_1min']:.1f}. One text at a time, the ways by turns.\n\n"
+        f"{render_table(rows, style='markdown')}\n\n`python {result['command']}`\n"
     )
 
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rankdistill.errors import BadDataError
-from rankdistill.formats.gz import opened, replacing
+from rankdistill.formats.gz import replacing
+from rankdistill.formats.json_lines import BadField, json_lines, typed
 
 __all__ = [
     "END_ENTITY",
@@ -86,15 +86,7 @@ def read_kilt(path: str | os.PathLike[str]) -> Iterator[KiltRecord]:
         FileNotFoundError: if there's no such file.
         BadDataError: for a line that isn't UTF-8 or a JSON object, or where a field is missing or of another type; a torn archive.
     """
-    with opened(path) as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield _record(json.loads(line))
-            except _BadField as error:
-                raise BadDataError(error.expected, error.found, path=os.fspath(path), line=number) from None
-            except ValueError as error:
-                found = f"{line[:80]!r} ({error})"
-                raise BadDataError("a JSON object", found, path=os.fspath(path), line=number) from error
+    return json_lines(path, _record)
 
 
 def write_kilt(path: str | os.PathLike[str], records: Iterable[KiltRecord]) -> None:
@@ -158,33 +150,26 @@ def one_line(text: str) -> str:
     return " ".join(html.unescape(text).split())
 
 
-class _BadField(Exception):
-    def __init__(self, expected: str, found: Any) -> None:
-        super().__init__()
-        shown = json.dumps(found, ensure_ascii=False)
-        self.expected, self.found = expected, shown if len(shown) <= 80 else f"{shown[:77]}..."
-
-
 def _record(row: Any) -> KiltRecord:
     if not isinstance(row, dict):
-        raise _BadField("a JSON object", row)
+        raise BadField("a JSON object", row)
     id_ = row.pop("id", None)
     if isinstance(id_, int) and not isinstance(id_, bool):
         id_ = str(id_)
     if not isinstance(id_, str) or not id_:
-        raise _BadField('an "id", a string', id_)
-    output = _typed(row, "output", list, "a list of objects", [])
-    candidates = _typed(row, "candidates", list, "a list of titles", None)
+        raise BadField('an "id", a string', id_)
+    output = typed(row, "output", list, "a list of objects", [])
+    candidates = typed(row, "candidates", list, "a list of titles", None)
     if candidates is not None and not all(isinstance(title, str) for title in candidates):
-        raise _BadField('"candidates", a list of titles', candidates)
-    text = _typed(row, "input", str, "a string", None)
+        raise BadField('"candidates", a list of titles', candidates)
+    text = typed(row, "input", str, "a string", None)
     if text is None:
-        raise _BadField('"input", a string', None)
+        raise BadField('"input", a string', None)
     return KiltRecord(
         id=id_,
         input=text,
         output=tuple(map(_output, output)),
-        meta=_typed(row, "meta", dict, "an object", {}),
+        meta=typed(row, "meta", dict, "an object", {}),
         candidates=None if candidates is None else tuple(candidates),
         more=row,
     )
@@ -192,35 +177,25 @@ def _record(row: Any) -> KiltRecord:
 
 def _output(row: Any) -> KiltOutput:
     if not isinstance(row, dict):
-        raise _BadField('"output", a list of objects', row)
-    answer = _typed(row, "answer", str, "a string", None)
-    pages = _typed(row, "provenance", list, "a list of objects", [])
+        raise BadField('"output", a list of objects', row)
+    answer = typed(row, "answer", str, "a string", None)
+    pages = typed(row, "provenance", list, "a list of objects", [])
     return KiltOutput(answer, tuple(map(_page, pages)), row)
 
 
 def _page(row: Any) -> KiltPage:
     if not isinstance(row, dict):
-        raise _BadField('"provenance", a list of objects', row)
-    title = _typed(row, "title", str, "a string", None)
+        raise BadField('"provenance", a list of objects', row)
+    title = typed(row, "title", str, "a string", None)
     page_id = row.pop("wikipedia_id", None)
     if isinstance(page_id, int) and not isinstance(page_id, bool):
         page_id = str(page_id)
     if not isinstance(page_id, str | None):
-        raise _BadField('"wikipedia_id", a string', page_id)
+        raise BadField('"wikipedia_id", a string', page_id)
     score = row.pop("bleu_score", 1.0)
     if isinstance(score, bool) or not isinstance(score, int | float):
-        raise _BadField('"bleu_score", a number', score)
+        raise BadField('"bleu_score", a number', score)
     return KiltPage(title, page_id, float(score), row)
-
-
-def _typed(row: dict[str, Any], name: str, kind: type, what: str, default: Any) -> Any:
-    """Takes a key out of the row; None in the file is as good as no key."""
-    value = row.pop(name, None)
-    if value is None:
-        return default
-    if not isinstance(value, kind):
-        raise _BadField(f'"{name}", {what}', value)
-    return value
 
 
 def _row(record: KiltRecord) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from rankdistill.generation.states import TrieStates
 from rankdistill.generation.tree import Ints, PackedTree, PrefixTree
 from rankdistill.generation.trie import TokenTrie
 
-__all__ = ["BeamStep", "Hypothesis", "beam_search"]
+__all__ = ["BeamStep", "Hypothesis", "beam_search", "best_places"]
 
 
 class Hypothesis(NamedTuple):
@@ -248,7 +248,7 @@ def _step(beams: _Beams, continuations: _Continuations, num_beams: int, eos: int
     bounds = np.searchsorted(beams.text[rows], np.unique(beams.text))
     kept, ended = list[NDArray[np.int64]](), list[NDArray[np.int64]]()
     for start, stop in zip(bounds, [*bounds[1:], len(rows)], strict=True):
-        best = start + _best(totals[start:stop], 2 * num_beams)
+        best = start + best_places(totals[start:stop], 2 * num_beams)
         is_end = continuations.token[entries[best]] == eos
         # Each beam has one end at most, so twice the beams hold as many that go on, if there are as many.
         kept.append(best[~is_end][:num_beams])
@@ -265,7 +265,7 @@ def _step(beams: _Beams, continuations: _Continuations, num_beams: int, eos: int
     return after(kept), after(ended)
 
 
-def _best(totals: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+def best_places(totals: NDArray[np.float64], count: int) -> NDArray[np.int64]:
     """Places of the greatest totals, the greatest first; none of minus infinity."""
     at = np.argpartition(-totals, count)[:count] if len(totals) > count else np.arange(len(totals))
     at = np.sort(at)

@@ -28,7 +28,15 @@ from rankdistill.generation.tree import PackedTree, PrefixTree, plant
 from rankdistill.generation.trie import TokenTrie
 from rankdistill.models.precision import inference_mode
 
-__all__ = ["Aliases", "EntityScore", "decoder_prefix", "generate_entities", "merge_names", "score_candidates"]
+__all__ = [
+    "Aliases",
+    "EntityScore",
+    "checked_prefix",
+    "decoder_prefix",
+    "generate_entities",
+    "merge_names",
+    "score_candidates",
+]
 
 Aliases: TypeAlias = Literal["best", "sum"]
 """The score of an entity of several names: that of the best one, or the log of the sum of the exponentials."""
@@ -95,7 +103,7 @@ def generate_entities(
     """
     if num_beams < 1 or (num_results is not None and num_results < 1):
         raise ValueError(f"expected num_beams and num_results of at least 1, found {num_beams} and {num_results}")
-    begin = _checked_prefix(model, prefix, trie.max_depth, trie.vocab_size)
+    begin = checked_prefix(model, prefix, trie.max_depth, trie.vocab_size)
     wanted = num_beams if num_results is None else num_results
     held: Sequence[TokenTrie | None] = [None] * len(texts) if allowed is None else allowed
     if len(held) != len(texts):
@@ -167,7 +175,7 @@ def score_candidates(
     distinct = {title: row for row, title in enumerate(dict.fromkeys(title for own in candidates for title in own))}
     eos = end_token(tokenizer) if eos is None else eos
     tokens, lengths = tokenize_titles(distinct, tokenizer, eos=eos, progress=False)
-    begin = _checked_prefix(model, prefix, int(lengths.max(initial=0)), int(tokens.max(initial=0)) + 1)
+    begin = checked_prefix(model, prefix, int(lengths.max(initial=0)), int(tokens.max(initial=0)) + 1)
     ends = np.cumsum(lengths, dtype=np.int64)
     titles = [part.tolist() for part in np.split(tokens, ends[:-1])]
     results = [np.zeros(len(own), np.float64) for own in candidates]
@@ -238,7 +246,7 @@ def _entities(found: list[Hypothesis], tokenizer: Any, length_penalty: float, al
     ]
 
 
-def _checked_prefix(model: Any, prefix: Sequence[int] | None, max_length: int, vocab_size: int) -> list[int]:
+def checked_prefix(model: Any, prefix: Sequence[int] | None, max_length: int, vocab_size: int) -> list[int]:
     if not model.config.is_encoder_decoder:
         found = type(model).__name__
         raise ValueError(f"expected an encoder-decoder, found {found}; hold others with generate() and TrieConstraint")

@@ -145,7 +145,11 @@ def _of_encoder(
 
 
 def _add_tokens(model: Any, tokenizer: Any, tokens: Sequence[str]) -> None:
-    tokenizer.add_special_tokens({"additional_special_tokens": list(tokens)})
+    # A model that is trained on has some of them, and has learnt them.
+    tokens = [token for token in tokens if tokenizer.backend_tokenizer.token_to_id(token) is None]
+    if not tokens:
+        return
+    tokenizer.add_special_tokens({"additional_special_tokens": tokens}, replace_extra_special_tokens=False)
     two = isinstance(model, EncoderDecoderModel)
     sides: list[Any] = [model.encoder, model.decoder] if two else [model]
     for side in sides:

@@ -137,8 +137,9 @@ class GenreOptions(TrainingOptions):
     sides: the decoder has its layers, and what looks at the text starts random."""
 
     files: tuple[str, ...]
-    """KILT files of training records (JSON lines, plain or .gz), each FILE or FILE:WEIGHT: how often an epoch has its
-    records. A mention in context is read between [START_ENT] and [END_ENT]; each supporting title is a name to write."""
+    """Files of training records (JSON lines, plain or .gz), each FILE or FILE:WEIGHT: how often an epoch has its records. Of
+    KILT's, a mention in context is read between [START_ENT] and [END_ENT], and each supporting title is a name to write. Of
+    linked texts (id, text, mentions with start, end, title), the text is written with { mention } [ Title ]."""
 
     encoder_layers: int | None = None
     """Of an encoder that becomes both sides: keep its first layers on this side; all by default (as --num-layers)."""

@@ -1,10 +1,11 @@
-"""Training to write names: pairs of a text and a name, by cross-entropy with label smoothing.
+"""Training to write names: pairs of a text and a name, or of a text and itself with links, by cross-entropy with label smoothing.
 
 Source: De Cao et al. 2021, arXiv:2010.00904: label smoothing .1, dropout .1.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +22,13 @@ from transformers import set_seed
 from rankdistill.data.batches import Plan, pad_lists
 from rankdistill.errors import BadDataError
 from rankdistill.formats.kilt import gold_titles, read_kilt, source_text
+from rankdistill.formats.linked_texts import is_linked_texts
 from rankdistill.generation.decoding import decoder_prefix
+from rankdistill.generation.link_automaton import MARKS as LINK_MARKS
 from rankdistill.generation.titles import end_token, tokenize_titles
 from rankdistill.models.seq2seq import Seq2SeqModel
 from rankdistill.options.training import GenreOptions
+from rankdistill.training.linked_pairs import linked_pairs
 from rankdistill.training.run import grouped_plan, prepare_folder, run_training, trainer_arguments, write_config
 from rankdistill.training.trainer import Batch, DistillationTrainer, Objective
 
@@ -35,7 +39,7 @@ MARKS = ("[START_ENT]", "[END_ENT]")
 
 
 def train_genre(options: GenreOptions) -> Path:
-    """Trains an encoder-decoder to write the names that KILT files give.
+    """Trains an encoder-decoder to write the names that KILT files give, and the links of linked texts.
 
     Returns:
         The folder of the trained model, which `AutoModelForSeq2SeqLM` loads.
@@ -48,25 +52,42 @@ def train_genre(options: GenreOptions) -> Path:
     files = [_weighted(file) for file in options.files]
     checkpoint = prepare_folder(options)
     set_seed(options.seed)
+    is_linked = [is_linked_texts(path) for path, _ in files]
     model = Seq2SeqModel.from_pretrained(
         options.init,
         device="cpu",
         encoder_layers=options.encoder_layers if options.num_layers is None else options.num_layers,
         decoder_layers=options.decoder_layers,
         dropout=options.dropout,
-        special_tokens=MARKS,
+        special_tokens=(*MARKS, *LINK_MARKS) if any(is_linked) else MARKS,
         source_max_length=options.source_max_length,
     )
-    found = [named_texts(path, options.max_words) for path, _ in files]
-    pairs = token_pairs(model, *([each for texts in found for each in texts[side]] for side in (0, 1)))
-    rows = mixed_rows([len(texts) for texts, _ in found], [weight for _, weight in files], options.seed)
+    linked = {path: linked_pairs(model, path) for (path, _), is_so in zip(files, is_linked, strict=True) if is_so}
+    found = [
+        linked[path] if path in linked else token_pairs(model, *named_texts(path, options.max_words))
+        for path, _ in files
+    ]
+    pairs = Pairs(
+        [source for own in found for source in own.sources],
+        [target for own in found for target in own.targets],
+        len(decoder_prefix(model.model)) - 1,
+    )
+    rows = mixed_rows([len(own.sources) for own in found], [weight for _, weight in files], options.seed)
     state = PartialState(cpu=options.device == "cpu")
     lengths = np.array([len(source) for source in pairs.sources], np.int64)
     ranks = {"world_size": state.num_processes, "rank": state.process_index}
     plan = grouped_plan(options, len(rows), lambda some: lengths[rows[some]], **ranks)
     source = PairSource(pairs, rows, plan, int(model.tokenizer.pad_token_id))
     arguments = trainer_arguments(options, source.num_steps)
-    facts = {"pairs": [len(texts) for texts, _ in found], "rows_an_epoch": len(rows)}
+    facts: dict[str, Any] = {"pairs": [len(own.sources) for own in found], "rows_an_epoch": len(rows)}
+    if linked:
+        counts = {"linked_mentions": "num_mentions", "left_out": "num_left_out", "too_long": "num_too_long"}
+        facts |= {name: sum(getattr(own, count) for own in linked.values()) for name, count in counts.items()}
+        print(
+            "linked texts: {linked_mentions:,} mentions; {left_out:,} left out that don't begin and end with tokens, lie in two "
+            "windows, or in one of the {too_long:,} that are too long for the decoder".format(**facts),
+            file=sys.stderr,
+        )
     if arguments.process_index == 0:
         write_config(options, arguments, **facts)
     objective = name_objective(options.label_smoothing)

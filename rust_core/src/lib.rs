@@ -3,6 +3,7 @@
 mod disk;
 pub mod error;
 pub mod ids;
+pub mod linking;
 pub mod permutation;
 pub mod scores;
 pub mod tokens;

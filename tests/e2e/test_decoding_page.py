@@ -1,4 +1,4 @@
-"""The Python of docs/decoding.md runs as it stands there, with a tiny model and a small trie; KILT's mentions go the same way."""
+"""The Python of docs/decoding.md and docs/linking.md runs as it stands there, with a tiny model; KILT's mentions go that way."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from rankdistill.generation.trie import TokenTrie
 from tests.reference.decoding import tiny_model
 
 PAGE = Path(__file__).parents[2] / "docs" / "decoding.md"
+LINKING_PAGE = PAGE.with_name("linking.md")
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +37,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -
 
 
 def test_the_pages_python_works(folder: Path) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
-    code = code.replace("MODEL", str(folder)).replace("titles.rdtrie", str(folder / "titles.rdtrie"))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    *entities, merged, ids = done.stdout.splitlines()
+    *entities, merged, ids = output_of(PAGE, folder).splitlines()
     assert sorted(line.split()[0] for line in entities) == ["0", "1", "2"]
     assert set(eval(merged)) == {937, 1024}
     assert ids.strip("[]").split()[0] == entities[0].split()[0]
+
+
+def test_the_linking_pages_python_works(folder: Path) -> None:
+    for line in output_of(LINKING_PAGE, folder).splitlines():
+        start, end, *_ = line.split()
+        assert 0 <= int(start) < int(end) <= len("In 1921, Einstein received a prize.")
+
+
+def output_of(page: Path, folder: Path) -> str:
+    """What the page's Python prints."""
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    code = code.replace("MODEL", str(folder)).replace("titles.rdtrie", str(folder / "titles.rdtrie"))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_mentions_of_a_kilt_file_are_disambiguated(folder: Path, tmp_path: Path) -> None:

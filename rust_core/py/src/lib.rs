@@ -3,6 +3,7 @@
 
 mod errors;
 mod ids;
+mod linking;
 mod score_files;
 mod scores;
 mod tokens;
@@ -16,6 +17,8 @@ mod _core {
 
     #[pymodule_export]
     use super::ids::IdTable;
+    #[pymodule_export]
+    use super::linking::{LinkAutomaton, find_spans};
     #[pymodule_export]
     use super::score_files::{ScoreFileWriter, ScoreMerge};
     #[pymodule_export]

@@ -57,7 +57,7 @@ fn entities(snapshot: &Snapshot, states: &[u32]) -> Result<(Vec<i64>, Vec<u32>)>
 }
 
 #[pyclass(module = "rankdistill._core", frozen)]
-pub struct TokenTrie(Core);
+pub struct TokenTrie(pub Core);
 
 impl TokenTrie {
     /// What `use_states` makes of the states of these rows.

@@ -208,6 +208,14 @@ impl Snapshot {
         parents.iter().zip(tokens).map(|(&parent, &token)| self.step(parent_of(parent)?, token)).collect()
     }
 
+    /// Hands each label that may follow, and the state after it, to `take`, by label.
+    pub(crate) fn each_child(&self, state: u32, take: impl FnMut(u32, u32)) -> Result<()> {
+        if state != NONE {
+            self.children(state)?.for_each(take);
+        }
+        Ok(())
+    }
+
     /// Whether the tokens before this state are a complete sequence.
     ///
     /// # Errors

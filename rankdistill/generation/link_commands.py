@@ -1,0 +1,119 @@
+"""`rankdistill entities link`: options in, linked texts out."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from typing import IO, Any
+
+from rankdistill.errors import BadDataError
+from rankdistill.formats.gz import opened, replacing
+from rankdistill.formats.json_lines import BadField, json_lines
+from rankdistill.formats.linked_texts import LinkedText, TextMention, as_row, marked_text
+from rankdistill.formats.titles import read_titles
+from rankdistill.generation.link_candidates import surface_trie
+from rankdistill.generation.linking import LinkedMention, link_entities
+from rankdistill.generation.trie import TokenTrie
+from rankdistill.options.linking import EntitiesLinkOptions
+
+__all__ = ["run_link"]
+
+# Texts at once: enough to fill batches with windows of like length, few enough that a stream flows.
+_TEXTS = 64
+# A mention in bold, its title in blue.
+_AT_A_TERMINAL = "\033[1m{text}\033[0m \033[34m[{title}]\033[0m"
+
+
+def run_link(options: EntitiesLinkOptions) -> str:
+    """Links the input's texts, writes them, and says what was found (nothing, where they went to standard output)."""
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    from rankdistill.models.precision import choose_device
+
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    trie = TokenTrie.open(options.trie, tokenizer=tokenizer)
+    surfaces = None
+    if options.mentions is not None:
+        surfaces = surface_trie(read_titles(options.mentions).titles, tokenizer, trie.eos)
+    names = None if options.titles is None else _names(options)
+    model = AutoModelForSeq2SeqLM.from_pretrained(options.model).to(choose_device(options.device)).eval()
+    rest, num_texts, num_mentions = _texts(options), 0, 0
+    is_seen = options.output is None and sys.stdout.isatty()
+    with ExitStack() as stack:
+        out: IO[bytes] = sys.stdout.buffer if options.output is None else stack.enter_context(replacing(options.output))
+        at_once = 1 if str(options.input) == "-" and sys.stdin.isatty() else _TEXTS
+        while block := list(itertools.islice(rest, at_once)):
+            found = link_entities(
+                model,
+                tokenizer,
+                trie,
+                [text.text for text in block],
+                mentions=surfaces,
+                titles=names,
+                num_beams=options.num_beams,
+                max_gap=options.max_gap,
+                max_mention_length=options.max_mention_length,
+                window=options.window,
+                overlap=options.overlap,
+                batch_size=options.batch_size,
+                progress=options.output is not None,
+            )
+            for text, mentions in zip(block, found, strict=True):
+                kept = [own for own in mentions if options.min_score is None or own.score >= options.min_score]
+                out.write(f"{_shown(text, kept, is_seen)}\n".encode())
+                num_mentions += len(kept)
+            out.flush()
+            num_texts += len(block)
+    return "" if options.output is None else f"{options.output}: {num_mentions:,} mentions in {num_texts:,} texts"
+
+
+def _shown(text: LinkedText, mentions: Sequence[LinkedMention], is_seen: bool) -> str:
+    if is_seen:
+        return marked_text(text.text, mentions, _AT_A_TERMINAL)
+    own = tuple(
+        TextMention(each.start, each.end, each.title, {"entity_id": each.entity_id, "score": round(each.score, 4)})
+        for each in mentions
+    )
+    return json.dumps(as_row(LinkedText(text.id, text.text, own, text.more)), ensure_ascii=False)
+
+
+def _names(options: EntitiesLinkOptions) -> dict[int, str]:
+    assert options.titles is not None
+    titles, ids = read_titles(options.titles)
+    # Of an entity's several titles, the first.
+    pairs = list(zip(range(len(titles)) if ids is None else ids.tolist(), titles, strict=True))
+    return dict(reversed(pairs))
+
+
+def _texts(options: EntitiesLinkOptions) -> Iterator[LinkedText]:
+    """The input's texts; those without an id are numbered from 0."""
+    is_stdin = str(options.input) == "-"
+    name = options.input.name.removesuffix(".gz")
+    is_jsonl = options.format == "jsonl" or (options.format == "auto" and name.endswith((".jsonl", ".json")))
+    if is_jsonl:
+        numbers = itertools.count()
+        path = "/dev/stdin" if is_stdin else str(options.input)
+        yield from json_lines(path, lambda row: _row(row, next(numbers)))
+    elif is_stdin:
+        yield from _lines(sys.stdin.buffer, "standard input")
+    else:
+        with opened(options.input) as file:
+            yield from _lines(file, str(options.input))
+
+
+def _lines(lines: Iterable[bytes], path: str) -> Iterator[LinkedText]:
+    for number, line in enumerate(lines):
+        try:
+            yield LinkedText(str(number), line.rstrip(b"\r\n").decode())
+        except UnicodeDecodeError as error:
+            raise BadDataError("UTF-8", repr(line[:60]), path=path, line=number + 1) from error
+
+
+def _row(row: Any, number: int) -> LinkedText:
+    if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+        raise BadField('an object with a "text", a string', row)
+    more = {key: value for key, value in row.items() if key not in ("id", "text", "mentions")}
+    return LinkedText(str(row.get("id", number)), row["text"], (), more)
