@@ -90,7 +90,7 @@ class Bench:
             for source, own in zip(self.sources, rows, strict=True)
         ]
         self.calls = 0
-        self.model.decoder.register_forward_hook(self._count)
+        self.model.decoder.bert.register_forward_hook(self._count)
 
     def _count(self, *_: Any) -> None:
         self.calls += 1
@@ -201,8 +201,7 @@ def take_turns(bench: Bench, texts: list[LinkedText], beams: int) -> list[dict[s
     """Calls of the decoder and milliseconds a text of each way; tokens that the gold's markup has; the share of its links found."""
     ways: dict[str, Callable[[int], Found]] = {
         "rankdistill": bench.search,
-        "rankdistill, nothing for places to come": lambda at: bench.search(at, num_foreseen=0),
-        "rankdistill, token by token": lambda at: bench.search(at, num_foreseen=0, max_copies=0),
+        "rankdistill, token by token": lambda at: bench.search(at, max_copies=0),
         "generate, prefix function (GENRE)": bench.generate,
     }
     calls, seconds, right = dict.fromkeys(ways, 0), dict.fromkeys(ways, 0.0), dict.fromkeys(ways, 0)

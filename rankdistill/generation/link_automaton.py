@@ -158,7 +158,7 @@ class LinkAutomaton:
 
     def ahead(self, texts: ArrayLike, states: States, room: ArrayLike, max_copies: int) -> Ahead:
         """What follows each row as far as it's foreseen: outside of mentions the text; in a mention the text to its last possible
-        end, and "} [" behind each end; in a title what alone may follow.
+        end (a few tokens at once), and "} [" behind each end; in a title what alone may follow.
 
         Args:
             room: how many tokens may stand behind each row, one after the other.

@@ -1,9 +1,10 @@
 """The search for links: which mentions a model writes in a text, and with which titles.
 
 Beams are compared where they have copied as much of the text: at each place p of it the `num_beams` most probable go on, less
-those that are `max_gap` below the best. Each is copied on; and where a mention may begin, each of its ends is looked at, and behind
-each end the titles are searched by beams (`num_beams` for each mention, compared at equal length; a title is found if its end is
-among the best `num_beams` continuations). A mention with its title comes down at its end, as a beam there.
+those that are `max_gap` below the best. Each is copied on; and a mention is begun where "{" is among the best `num_beams` ways on
+of all beams there, and no more than `max_gap` below the best of them. By the same rule it is ended by "}" or copied on, or both.
+Behind an end the titles are searched by beams (`num_beams` for each mention, compared at equal length; a title is found if its end
+is among the best `num_beams` continuations). A mention with its title comes down at its end, as a beam there.
 
 What can't come to anything is dropped: at every end the floor is the probability of the `num_beams`-th best of p's beams copied to
 there, and at least that of the best less `max_gap`. A mention below the floor wouldn't get a place.
@@ -13,8 +14,7 @@ results are those of a search that computes token by token by the same rules. Ho
 
 How they are fed: a beam's text goes through the decoder at once, and says at every place how probable copying is, and how
 probable a mention. Then a mention with all its ends in one pass, its titles a token a pass (what follows alone goes along), and the
-rest of the text behind it in one. While a place waits for its passes, the places to come are looked at as if the beams stayed as
-they are, and what they want first goes along.
+rest of the text behind it in one.
 """
 
 from __future__ import annotations
@@ -99,12 +99,11 @@ class _Beam:
 
 @dataclass(frozen=True)
 class _Rules:
-    """What a search goes by; `room` is how many tokens may be written, `num_foreseen` how many are fed for places to come."""
+    """What a search goes by; `room` is how many tokens may be written."""
 
     num_beams: int
     max_gap: float
     room: float
-    num_foreseen: int
 
 
 class _Search:
@@ -115,8 +114,8 @@ class _Search:
     ) -> None:
         self._nodes, self._automaton, self._text, self._rules = nodes, automaton, text, rules
         self._last_end, self._length = last_end.tolist(), len(last_end)
-        # Floor and titles of mentions whose titles were searched to the end, by the node behind "[".
-        self._found: dict[int, tuple[float, list[Title]]] = {}
+        # The titles of mentions whose search is at its end, by the node behind "[".
+        self._found: dict[int, list[Title]] = {}
         self._landed: list[list[_Beam]] = [[] for _ in range(self._length + 1)]
         self._beams = [_Beam(0, 0, None, (), [0.0], [nodes.roots[text]])]
         self._place = 0
@@ -128,7 +127,7 @@ class _Search:
             own = self._chosen(self._beams + self._landed[self._place], self._place)
             landed, wishes = self._step(own, self._place)
             if wishes:
-                return wishes + self._foreseen(own)
+                return wishes
             for beam in landed:
                 self._landed[beam.begin].append(beam)
             self._beams = own
@@ -159,23 +158,14 @@ class _Search:
         if wishes or last == place or not beams:
             return [], wishes
         floors = [self._floor(beams, end) for end in range(place, last + 1)]
+        opened = [(beam, self._opened(beam, place)) for beam in beams]
+        least = self._least([beam.total(place + 1) for beam in beams] + [total for _, total in opened])
         landed = list[_Beam]()
-        for beam in beams:
+        for beam in [beam for beam, total in opened if total >= least and total > -np.inf]:
             own, more = self._links(beam, place, floors)
             landed += own
             wishes += more
         return landed, wishes
-
-    def _foreseen(self, beams: list[_Beam]) -> list[Wish]:
-        """What places to come will want, if nothing better comes up."""
-        wishes, waiting = list[Wish](), list(beams)
-        for place in range(self._place + 1, self._length):
-            if len(wishes) >= self._rules.num_foreseen:
-                break
-            waiting += self._landed[place]
-            if self._last_end[place] > place or self._landed[place]:
-                wishes += self._step(self._chosen([beam for beam in waiting if beam.knows(place)], place), place)[1]
-        return wishes[: self._rules.num_foreseen]
 
     def _reaches(self, beam: _Beam, place: int, last: int) -> bool:
         """Follows what was fed; whether the node at `place`, and the log-probability up to `last`, are known."""
@@ -191,6 +181,22 @@ class _Search:
                 return False
             beam.nodes.append(node)
 
+    def _opened(self, beam: _Beam, place: int) -> float:
+        """The log-probability after "{"; minus infinity without room for a link."""
+        if self._longest(beam, place) < 1:
+            return -np.inf
+        edges = self._nodes.edges(beam.nodes[place - beam.begin])
+        return beam.total(place) + float(edges.log_probs[_OPEN])
+
+    def _longest(self, beam: _Beam, place: int) -> float:
+        """Tokens that a title may have: the rest of the text and "{ } [ ]" must find room, too."""
+        return self._rules.room - (beam.length + place - beam.begin) - (self._length - place) - 4
+
+    def _least(self, totals: list[float]) -> float:
+        """What a way on must have to be among the best."""
+        ranked = sorted(totals, reverse=True)
+        return max(ranked[: self._rules.num_beams][-1], ranked[0] - self._rules.max_gap)
+
     def _floor(self, beams: list[_Beam], end: int) -> float:
         copied = sorted((beam.total(end) for beam in beams), reverse=True)
         worst = copied[self._rules.num_beams - 1] if len(copied) >= self._rules.num_beams else -np.inf
@@ -199,12 +205,8 @@ class _Search:
     def _links(self, beam: _Beam, place: int, floors: list[float]) -> tuple[list[_Beam], list[Wish]]:
         """The beam with one more link, which begins here, in all ways; or what must be fed to know."""
         node = beam.nodes[place - beam.begin]
-        written = beam.length + place - beam.begin
-        # Tokens that a title may have: the rest of the text and "{ } [ ]" must find room, too.
-        longest = self._rules.room - written - (self._length - place) - 4
-        if longest < 1:
-            return [], []
-        total, wish = beam.total(place) + float(self._nodes.edges(node).log_probs[_OPEN]), Wish(node, _OPEN)
+        written, longest = beam.length + place - beam.begin, self._longest(beam, place)
+        total, wish = self._opened(beam, place), Wish(node, _OPEN)
         before, landed, wishes = beam.total(place), list[_Beam](), list[Wish]()
         for end, floor in enumerate(floors, place):
             # The lowest floor is the last.
@@ -213,8 +215,11 @@ class _Search:
             if (inner := self._nodes.child(*wish)) is None:
                 return landed, [*wishes, wish]
             edges = self._nodes.edges(inner)
-            for edge, mode in enumerate(edges.states[:, 0].tolist()):
-                after = total + float(edges.log_probs[edge])
+            totals = (total + edges.log_probs).tolist()
+            least, copied = self._least(totals), -np.inf
+            for edge, (mode, after) in enumerate(zip(edges.states[:, 0].tolist(), totals, strict=True)):
+                if after < least:
+                    continue
                 if mode == MENTION:
                     wish, copied = Wish(inner, edge), after
                     continue
@@ -225,8 +230,7 @@ class _Search:
                     link = Link(place, end, title.tokens, ids, title.total - before)
                     length = written + end - place + 4 + len(title.tokens)
                     landed.append(_Beam(end, length, Wish(title.node, title.edge), (*beam.links, link), [title.total]))
-            if end < place + len(floors) - 1:
-                total = copied
+            total = copied
         return landed, wishes
 
     def _behind(self, close: Wish, total: float, floor: float, longest: float) -> tuple[list[Title], list[Wish]]:
@@ -240,15 +244,14 @@ class _Search:
             return [], []
         if (root := self._nodes.child(opened, 0)) is None:
             return [], [Wish(opened, 0)]
-        done = self._found.get(root)
-        if done is None or done[0] > floor:
+        if root not in self._found:
             titles, wishes = search_titles(
                 self._nodes, root, total, num_beams=self._rules.num_beams, floor=floor, longest=longest
             )
             if wishes:
                 return [], wishes
-            done = self._found[root] = floor, titles
-        return [title for title in done[1] if title.total >= floor], []
+            self._found[root] = titles
+        return self._found[root], []
 
 
 def link_search(
@@ -260,8 +263,7 @@ def link_search(
     num_beams: int,
     max_gap: float = np.inf,
     positions: int | None = None,
-    max_copies: int = 64,
-    num_foreseen: int | None = None,
+    max_copies: int = 32,
 ) -> tuple[list[list[LinkHypothesis]], int]:
     """Outputs of each text, the best first.
 
@@ -274,15 +276,14 @@ def link_search(
         num_beams: beams at a place, and titles of a mention that are followed.
         max_gap: how much less probable (in nats) than the best a beam may be.
         positions: how many tokens the decoder has positions for, the prefix included; None for any number.
-        max_copies: how much of a text is fed at once; with 0, nothing is fed before it's needed. So for `num_foreseen`, tokens that
-            are fed for places to come (`num_beams` without it). Both change nothing but time.
+        max_copies: how much of a text is fed at once; with 0, nothing is fed before it's needed. It changes nothing but time.
 
     Returns:
         For each text its results, and how often the decoder was called.
     """
     nodes = LinkNodes(tree, automaton, prefix, positions, max_copies)
     room = np.inf if positions is None else float(positions - len(prefix))
-    rules = _Rules(num_beams, max_gap, room, num_beams if num_foreseen is None else num_foreseen)
+    rules = _Rules(num_beams, max_gap, room)
     searches = [_Search(nodes, automaton, text, last_end, rules) for text, last_end in enumerate(last_ends)]
     while wishes := [wish for search in searches for wish in search.advance()]:
         nodes.feed(wishes)

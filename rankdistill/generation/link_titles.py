@@ -30,7 +30,7 @@ def search_titles(
     Args:
         root: the node behind "[".
         total: log-probability of all before the title.
-        floor: what is less probable isn't wanted. The others don't depend on it.
+        floor: what is less probable isn't wanted.
         longest: tokens of a title.
     """
     # A node and what was written before it.

@@ -58,12 +58,14 @@ CASE = st.builds(
     st.booleans(),
 )
 
-# For searches that needn't look at all: enough titles and mentions that beams are dropped.
+# For searches that needn't look at all: enough titles and mentions that beams are dropped. No title holds "]": whether that goes
+# on with the title or ends it is equally probable, and which of the two takes the last beam's place is anyone's guess.
+PLAIN_TITLE = st.lists(st.sampled_from([3, 4, 5, 7, 39]), min_size=1, max_size=4).map(tuple)
 LARGE_CASE = st.builds(
     Case,
     st.lists(TOKEN, min_size=2, max_size=5),
     st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=5),
-    st.lists(TITLE, min_size=4, max_size=9, unique=True),
+    st.lists(PLAIN_TITLE, min_size=4, max_size=9, unique=True),
     st.just(True),
 )
 
@@ -173,7 +175,7 @@ def test_as_many_beams_as_outputs_find_the_best_of_all(
     family: str, case: Case, seed: int, packed: bool, jump: bool
 ) -> None:
     outputs = list(all_outputs(case.text, case.titles, MARKS, EOS))
-    options: dict[str, Any] = {} if jump else {"max_copies": 0, "num_foreseen": 0}
+    options: dict[str, Any] = {} if jump else {"max_copies": 0}
     found = search(family, seed, case, packed, num_beams=len(outputs), max_gap=math.inf, **options)
     wanted = sorted((log_prob(next_tokens(family, seed), output.tokens) for output in outputs), reverse=True)
     assert [hypothesis.log_prob for hypothesis in found] == pytest.approx(wanted, abs=1e-3)
@@ -191,7 +193,6 @@ def test_as_many_beams_as_outputs_find_the_best_of_all(
     num_beams=st.integers(1, 3),
     max_gap=st.sampled_from([2.0, 10.0, math.inf]),
     max_copies=st.sampled_from([0, 1, 2, 64]),
-    num_foreseen=st.sampled_from([0, 1, 5]),
     room=st.sampled_from([None, 8, 10]),
 )
 def test_few_beams_find_what_a_plain_search_finds(
@@ -201,11 +202,10 @@ def test_few_beams_find_what_a_plain_search_finds(
     num_beams: int,
     max_gap: float,
     max_copies: int,
-    num_foreseen: int,
     room: int | None,
 ) -> None:
     found = search(
-        family, seed, case, num_beams=num_beams, max_gap=max_gap, max_copies=max_copies, num_foreseen=num_foreseen,
+        family, seed, case, num_beams=num_beams, max_gap=max_gap, max_copies=max_copies,
         positions=None if room is None else room + 1,
     )  # fmt: skip
     rules = {"num_beams": num_beams, "max_gap": max_gap, "room": math.inf if room is None else room}

@@ -69,10 +69,31 @@ def plain_search(
         ranked = sorted((beam for beam in beams if beam.total > -math.inf), key=lambda beam: -beam.total)[:num_beams]
         return [beam for beam in ranked if beam.total >= ranked[0].total - max_gap]
 
+    def least(ways: list[float]) -> float:
+        ranked = sorted(ways, reverse=True)[:num_beams]
+        return max(ranked[-1], ranked[0] - max_gap)
+
+    def longest_title(beam: Beam, start: int) -> float:
+        return room - len(beam.tokens) - (len(text) - start) - 4
+
+    def is_reached(beam: Beam, start: int, end: int) -> bool:
+        """Whether copying to the mention's end, and ending it there, are among the best ways on at each place."""
+        for place in range(start + 1, end + 1):
+            inner = after(beam, (marks.open, *text[start:place]))
+            ways = dict[str, float]()
+            if any(first == start and last > place for first, last in titles):
+                ways["copy"] = after(inner, text[place : place + 1]).total
+            if (start, place) in titles:
+                ways["close"] = after(inner, (marks.close,)).total
+            if ways["close" if place == end else "copy"] < least(list(ways.values())):
+                return False
+        return True
+
     def linked(beam: Beam, start: int, end: int, floor: float) -> list[Beam]:
-        longest = room - len(beam.tokens) - (len(text) - start) - 4
+        longest = longest_title(beam, start)
         root = after(beam, (marks.open, *text[start:end], marks.close, marks.begin))
-        live, found = ([((), root)] if root.total >= floor else []), list[tuple[tuple[int, ...], Beam]]()
+        is_live = root.total >= floor and is_reached(beam, start, end)
+        live, found = ([((), root)] if is_live else []), list[tuple[tuple[int, ...], Beam]]()
         while live:
             # What may follow: a title's own next token, or its end.
             ways = dict[tuple[tuple[int, ...], bool], Beam]()
@@ -94,11 +115,15 @@ def plain_search(
     landed[0].append(Beam((), 0.0, ()))
     for place in range(len(text)):
         beams = best(landed[place])
+        copied = [after(beam, text[place : place + 1]).total for beam in beams]
+        begun = [after(beam, (marks.open,)).total if longest_title(beam, place) >= 1 else -math.inf for beam in beams]
+        lowest = max(least(copied + begun), -1e300) if beams else 0.0
+        opened = [beam for beam, total in zip(beams, begun, strict=True) if total >= lowest]
         for end in sorted(end for start, end in titles if start == place):
-            copied = sorted((after(beam, text[place:end]).total for beam in beams), reverse=True)
-            worst = copied[num_beams - 1] if len(copied) >= num_beams else -math.inf
-            floor = max([worst, *(total - max_gap for total in copied[:1])])
-            for beam in beams:
+            there = sorted((after(beam, text[place:end]).total for beam in beams), reverse=True)
+            worst = there[num_beams - 1] if len(there) >= num_beams else -math.inf
+            floor = max([worst, *(total - max_gap for total in there[:1])])
+            for beam in opened:
                 landed[end] += linked(beam, place, end, floor)
         landed[place + 1] = [after(beam, text[place : place + 1]) for beam in beams] + landed[place + 1]
     ended = [after(beam, (eos,)) for beam in best(landed[len(text)])]
