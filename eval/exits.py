@@ -6,7 +6,7 @@ For each exit, all of them MiniLM's first layers, searching the whole collection
     alone          the same, trained by itself: a training an exit
     full, cut      the full body trained once, and cut afterwards
     multi-exit     all exits trained in one pass, losses weighted by depth (ModularStarEncoder)
-    + teaching     the same, where the last exit also teaches the others (an extension)
+    + teaching     the same, where the last exit also teaches the others (an extension); also with equal weights
     AdaptiveLayer  sentence-transformers' AdaptiveLayerLoss, with as many steps
 
 All learn by InfoNCE; with --teacher also from T1's margins (Margin-MSE at every exit), but for AdaptiveLayerLoss, which can't.
@@ -67,9 +67,10 @@ def main() -> None:
 
     for k in exits:
         add(f"{k}: cut", f"cut-{k}", DotModel.from_pretrained(MINILM, num_layers=k, normalize=False))
-    ways: dict[str, dict[str, Any]] = {"multi-exit": {}, "multi-exit + teaching": {"teacher": "last"}}
-    if "teaching" in arguments.without:
-        del ways["multi-exit + teaching"]
+    ways: dict[str, dict[str, Any]] = {"multi-exit": {}}
+    if "teaching" not in arguments.without:
+        ways["multi-exit + teaching"] = {"teacher": "last"}
+        ways["multi-exit + teaching, equal weights"] = {"teacher": "last", "weights": "uniform"}
     for seed in seeds:
         for k in exits:
             name, folder, took = study.student(seed=seed, loss=loss, num_layers=k)
