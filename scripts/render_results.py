@@ -398,6 +398,7 @@ def linking(result: dict[str, Any]) -> str:
             "calls of the decoder a text": f"{row['calls']:.1f}",
             "tokens a call": f"{row['tokens'] / row['calls']:.1f}",
             "ms a text": f"{row['ms']:,.0f}",
+            "of CPU": f"{row['cpu_ms']:,.0f}",
             "links found": f"{row['right']:.0%}",
         }
         for row in result["results"]

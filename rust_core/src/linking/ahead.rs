@@ -12,9 +12,9 @@ use crate::error::{Error, ErrorKind, Result};
 const IN_MENTION: usize = 4;
 
 /// What a title may go on with, if all of it is to be fed.
-const FEW: usize = 3;
+const FEW: usize = 8;
 /// Tokens of titles behind a row, those apart that alone may follow.
-const IN_TITLE: usize = 8;
+const IN_TITLE: usize = 16;
 
 /// Rows and the tokens behind them, as trees: first the rows themselves, then what follows, each after its parent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
