@@ -49,10 +49,9 @@ from rankdistill.formats.cache import fingerprint_of, save_json
 from rankdistill.formats.kilt import KiltRecord, gold_titles, read_kilt
 from rankdistill.formats.mentions import MentionTable
 from rankdistill.formats.queries import read_queries
-from rankdistill.formats.titles import read_titles
+from rankdistill.formats.titles import names_of, read_titles
 from rankdistill.formats.trec import read_qrels, read_run, write_run
 from rankdistill.generation.disambiguation import Answer, Mention, disambiguate, mention_of
-from rankdistill.generation.entity_commands import names_of
 from rankdistill.generation.entity_scores import ids_of
 from rankdistill.generation.pages import page_id, retrieve_entities
 from rankdistill.generation.trie import TokenTrie

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from rankdistill.errors import BadDataError
 from rankdistill.formats.gz import opened
 
-__all__ = ["BadField", "json_lines", "typed"]
+__all__ = ["BadField", "first_object", "json_lines", "typed"]
 
 _T = TypeVar("_T")
 
@@ -40,6 +40,21 @@ def json_lines(path: str | os.PathLike[str], parse: Callable[[Any], _T]) -> Iter
             except ValueError as error:
                 found = f"{line[:80]!r} ({error})"
                 raise BadDataError("a JSON object", found, path=os.fspath(path), line=number) from error
+
+
+def first_object(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """The object of a file's first line, which tells what the file is; None if that's no object.
+
+    Raises:
+        FileNotFoundError: if there's no such file.
+        BadDataError: for a torn archive.
+    """
+    with opened(path) as file:
+        try:
+            row = json.loads(file.readline())
+        except ValueError:
+            return None
+    return row if isinstance(row, dict) else None
 
 
 def typed(row: dict[str, Any], name: str, kind: type, what: str, default: Any) -> Any:

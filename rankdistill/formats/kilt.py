@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from rankdistill.errors import BadDataError
 from rankdistill.formats.gz import replacing
 from rankdistill.formats.json_lines import BadField, json_lines, typed
 
@@ -21,6 +22,7 @@ __all__ = [
     "gold_titles",
     "mention_text",
     "one_line",
+    "read_distinct",
     "read_kilt",
     "source_text",
     "write_kilt",
@@ -87,6 +89,20 @@ def read_kilt(path: str | os.PathLike[str]) -> Iterator[KiltRecord]:
         BadDataError: for a line that isn't UTF-8 or a JSON object, or where a field is missing or of another type; a torn archive.
     """
     return json_lines(path, _record)
+
+
+def read_distinct(path: str | os.PathLike[str]) -> Iterator[KiltRecord]:
+    """As `read_kilt`, where each id may occur once.
+
+    Raises:
+        BadDataError: also for an id that occurs a second time.
+    """
+    seen = set[str]()
+    for number, record in enumerate(read_kilt(path), 1):
+        if record.id in seen:
+            raise BadDataError("distinct ids", f'"{record.id}" a second time', path=os.fspath(path), line=number)
+        seen.add(record.id)
+        yield record
 
 
 def write_kilt(path: str | os.PathLike[str], records: Iterable[KiltRecord]) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rankdistill.formats.gz import opened, replacing
-from rankdistill.formats.json_lines import BadField, json_lines, typed
+from rankdistill.formats.gz import replacing
+from rankdistill.formats.json_lines import BadField, first_object, json_lines, typed
 
 __all__ = [
     "LinkedText",
@@ -85,12 +85,8 @@ def is_linked_texts(path: str | os.PathLike[str]) -> bool:
         FileNotFoundError: if there's no such file.
         BadDataError: for a torn archive.
     """
-    with opened(path) as file:
-        try:
-            row = json.loads(file.readline())
-        except ValueError:
-            return False
-    return isinstance(row, dict) and "text" in row and "mentions" in row
+    row = first_object(path)
+    return row is not None and "text" in row and "mentions" in row
 
 
 def marked_text(text: str, mentions: Iterable[Any], form: str = "{{ {text} }} [ {title} ]") -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from rankdistill.errors import BadDataError
 from rankdistill.formats.gz import opened
+from rankdistill.formats.json_lines import first_object
 from rankdistill.formats.kilt import gold_titles, one_line, read_kilt
 from rankdistill.formats.linked_texts import is_linked_texts, read_linked_texts
 
@@ -44,7 +44,7 @@ def read_links(path: str | os.PathLike[str]) -> Iterator[Link]:
             for link in linked.mentions:
                 if mention := one_line(linked.text[link.start : link.end]):
                     yield Link(mention, one_line(link.title))
-    elif not _begins_with_object(path):
+    elif first_object(path) is None:
         yield from read_anchors(path)
     else:
         for record in read_kilt(path):
@@ -71,11 +71,3 @@ def read_anchors(path: str | os.PathLike[str]) -> Iterator[Link]:
                 expected = "a mention, a title and a count of at least 1, with tabs between"
                 raise BadDataError(expected, repr("\t".join(columns)[:80]), path=str(path), line=number)
             yield Link(mention, title, int(columns[2]))
-
-
-def _begins_with_object(path: str | os.PathLike[str]) -> bool:
-    with opened(path) as file:
-        try:
-            return isinstance(json.loads(file.readline()), dict)
-        except ValueError:
-            return False

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from rankdistill.errors import BadDataError
 from rankdistill.formats.beir import jsonl
-from rankdistill.formats.gz import opened
-from rankdistill.formats.kilt import read_kilt, source_text
+from rankdistill.formats.json_lines import first_object
+from rankdistill.formats.kilt import read_distinct, source_text
 from rankdistill.formats.msmarco import tsv
 from rankdistill.formats.texts import read_lines
 
@@ -26,17 +24,7 @@ def read_queries(path: str | Path, *, max_words: int = 384) -> dict[str, str]:
         BadDataError: for a malformed line, or an id that occurs twice; with file and line.
     """
     path = Path(path)
-    with opened(path) as file:
-        first = file.readline()
-    try:
-        row = json.loads(first)
-    except ValueError:
-        row = None
-    if not isinstance(row, dict) or "_id" in row:
-        return dict(read_lines(path, jsonl if isinstance(row, dict) else tsv).pairs())
-    queries = dict[str, str]()
-    for number, record in enumerate(read_kilt(path), 1):
-        if record.id in queries:
-            raise BadDataError("distinct ids", f'"{record.id}" a second time', path=str(path), line=number)
-        queries[record.id] = source_text(record, max_words)
-    return queries
+    row = first_object(path)
+    if row is None or "_id" in row:
+        return dict(read_lines(path, tsv if row is None else jsonl).pairs())
+    return {record.id: source_text(record, max_words) for record in read_distinct(path)}

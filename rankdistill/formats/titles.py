@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rankdistill.errors import BadDataError
 from rankdistill.formats.gz import opened
 
-__all__ = ["Titles", "read_titles"]
+__all__ = ["Titles", "names_of", "read_titles"]
 
 _MAX_ID = (1 << 32) - 1
 
@@ -54,6 +54,17 @@ def read_titles(path: str | os.PathLike[str]) -> Titles:
     if not titles:
         raise BadDataError("at least one title", "an empty file", path=str(path))
     return Titles(titles, np.array(ids, np.uint32) if has_ids else None)
+
+
+def names_of(path: str | os.PathLike[str] | None) -> dict[int, str] | None:
+    """What a file of titles calls each entity first; None without a file."""
+    if path is None:
+        return None
+    titles, ids = read_titles(path)
+    names = dict[int, str]()
+    for id_, title in zip(range(len(titles)) if ids is None else ids.tolist(), titles, strict=True):
+        names.setdefault(id_, title)
+    return names
 
 
 def _id_of(text: str, path: str | os.PathLike[str], number: int) -> int:

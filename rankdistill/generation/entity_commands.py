@@ -16,7 +16,7 @@ from rankdistill.formats.kilt import KiltOutput, KiltPage, KiltRecord, gold_titl
 from rankdistill.formats.links import read_links
 from rankdistill.formats.mentions import MentionTable, build_mentions
 from rankdistill.formats.queries import read_queries
-from rankdistill.formats.titles import read_titles
+from rankdistill.formats.titles import names_of
 from rankdistill.formats.trec import write_run
 from rankdistill.generation.disambiguation import Answer, Mention, disambiguate, mention_of
 from rankdistill.generation.entity_scores import ids_of, open_trie
@@ -30,7 +30,7 @@ from rankdistill.options.entities import (
     EntitiesWatchOptions,
 )
 
-__all__ = ["names_of", "run_disambiguate", "run_mentions", "run_retrieve", "run_watch", "titles_in"]
+__all__ = ["run_disambiguate", "run_mentions", "run_retrieve", "run_watch", "titles_in"]
 
 _STYLES = {"bold": "\x1b[1m", "dim": "\x1b[2m", "found": "\x1b[32m"}
 
@@ -64,17 +64,6 @@ def titles_in(trie: TokenTrie, tokenizer: Any, titles: Sequence[str]) -> list[st
     """Those of the titles that the trie has."""
     counts = np.diff(trie.ids_of_titles(titles, tokenizer).indptr)
     return [title for title, count in zip(titles, counts, strict=True) if count]
-
-
-def names_of(path: str | os.PathLike[str] | None) -> dict[int, str] | None:
-    """What a file of titles calls each entity first; None without a file."""
-    if path is None:
-        return None
-    titles, ids = read_titles(path)
-    names = dict[int, str]()
-    for id_, title in zip(range(len(titles)) if ids is None else ids.tolist(), titles, strict=True):
-        names.setdefault(id_, title)
-    return names
 
 
 def run_disambiguate(options: EntitiesDisambiguateOptions) -> str:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rankdistill.errors import BadDataError
 from rankdistill.evaluation.entities import evaluate_entities, evaluate_pages
 from rankdistill.evaluation.measures import Evaluation
 from rankdistill.evaluation.report import evaluation_rows, render_table
 from rankdistill.evaluation.significance import compare
-from rankdistill.formats.kilt import KiltRecord, gold_titles, read_kilt
+from rankdistill.formats.kilt import KiltRecord, gold_titles, read_distinct
 from rankdistill.formats.trec import read_run
 from rankdistill.generation.pages import page_id
 from rankdistill.generation.trie import TokenTrie
@@ -32,7 +31,7 @@ def run_score(options: EntitiesScoreOptions) -> str:
     """
     if not options.predictions:
         raise ValueError("expected at least one file of predictions, found none")
-    gold = {record.id: record for record in _distinct(options.gold)}
+    gold = {record.id: record for record in read_distinct(options.gold)}
     pages = {str(path): _ranked_pages(path) for path in dict.fromkeys(options.predictions)}
     key, known = _keys(options, gold.values(), pages.values())
     sets = {
@@ -92,18 +91,9 @@ def _ranked_pages(path: Path) -> dict[str, list[str]]:
     if path.name.endswith((".jsonl", ".jsonl.gz", ".json", ".json.gz")):
         return {
             record.id: [page.title for output in record.output[:1] for page in output.provenance if page.title]
-            for record in _distinct(path)
+            for record in read_distinct(path)
         }
     return {id_: [page.replace("_", " ") for page, _ in ranked(scores)] for id_, scores in read_run(path).items()}
-
-
-def _distinct(path: Path) -> Iterator[KiltRecord]:
-    seen = set[str]()
-    for number, record in enumerate(read_kilt(path), 1):
-        if record.id in seen:
-            raise BadDataError("distinct ids", f'"{record.id}" a second time', path=str(path), line=number)
-        seen.add(record.id)
-        yield record
 
 
 def open_trie(path: Path, tokenizer_name: str | None) -> tuple[TokenTrie, Any]:

@@ -13,7 +13,7 @@ from rankdistill.errors import BadDataError
 from rankdistill.formats.gz import opened, replacing
 from rankdistill.formats.json_lines import BadField, json_lines
 from rankdistill.formats.linked_texts import LinkedText, TextMention, as_row, marked_text
-from rankdistill.formats.titles import read_titles
+from rankdistill.formats.titles import names_of, read_titles
 from rankdistill.generation.link_candidates import surface_trie
 from rankdistill.generation.linking import LinkedMention, link_entities
 from rankdistill.generation.trie import TokenTrie
@@ -38,7 +38,7 @@ def run_link(options: EntitiesLinkOptions) -> str:
     surfaces = None
     if options.mentions is not None:
         surfaces = surface_trie(read_titles(options.mentions).titles, tokenizer, trie.eos)
-    names = None if options.titles is None else _names(options)
+    names = names_of(options.titles)
     model = AutoModelForSeq2SeqLM.from_pretrained(options.model).to(choose_device(options.device)).eval()
     rest, num_texts, num_mentions = _texts(options), 0, 0
     is_seen = options.output is None and sys.stdout.isatty()
@@ -78,14 +78,6 @@ def _shown(text: LinkedText, mentions: Sequence[LinkedMention], is_seen: bool) -
         for each in mentions
     )
     return json.dumps(as_row(LinkedText(text.id, text.text, own, text.more)), ensure_ascii=False)
-
-
-def _names(options: EntitiesLinkOptions) -> dict[int, str]:
-    assert options.titles is not None
-    titles, ids = read_titles(options.titles)
-    # Of an entity's several titles, the first.
-    pairs = list(zip(range(len(titles)) if ids is None else ids.tolist(), titles, strict=True))
-    return dict(reversed(pairs))
 
 
 def _texts(options: EntitiesLinkOptions) -> Iterator[LinkedText]:

@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from rankdistill.data.batches import pad_lists
-from rankdistill.data.tokens import tokenizer_fingerprint
-from rankdistill.errors import BadStoreError
 from rankdistill.generation.decoding import checked_prefix
 from rankdistill.generation.families import max_positions
 from rankdistill.generation.link_automaton import MARKS, LinkAutomaton, Marks, link_marks
@@ -126,7 +124,9 @@ def link_entities(
         mentions if isinstance(mentions, TokenTrie) or mentions is None else surface_trie(mentions, tokenizer, trie.eos)
     )
     for each in (trie, surfaces):
-        _refuse_other_tokenizer(each, tokenizer)
+        # One made of bare tokens doesn't say whose they are.
+        if each is not None and each.tokenizer_fingerprint:
+            each.check_tokenizer(tokenizer)
     begin = checked_prefix(model, prefix, 1, max(trie.vocab_size, *own_marks))
     size = model_window(model, tokenizer, len(begin), window)
     sources = source_texts(tokenizer, texts)
@@ -180,15 +180,6 @@ def _name(titles: Mapping[int, str] | Sequence[str], id_: int) -> str:
     except (KeyError, IndexError):
         expected = "titles of all entities of the trie"
         raise ValueError(f"expected {expected}, found none of entity {id_}; was the trie built of others?") from None
-
-
-def _refuse_other_tokenizer(trie: TokenTrie | None, tokenizer: Any) -> None:
-    if trie is None or not trie.tokenizer_fingerprint:
-        return
-    if (wanted := tokenizer_fingerprint(tokenizer)) != trie.tokenizer_fingerprint:
-        remedy = 'build it again for this one with "rankdistill trie build"'
-        path = None if trie.path is None else str(trie.path)
-        raise BadStoreError(f"a trie built for tokenizer {wanted}", trie.tokenizer_fingerprint, remedy, path)
 
 
 def _spans(

@@ -21,7 +21,7 @@ from transformers import set_seed
 
 from rankdistill.data.batches import Plan, pad_lists
 from rankdistill.errors import BadDataError
-from rankdistill.formats.kilt import gold_titles, read_kilt, source_text
+from rankdistill.formats.kilt import END_ENTITY, START_ENTITY, gold_titles, read_kilt, source_text
 from rankdistill.formats.linked_texts import is_linked_texts
 from rankdistill.generation.decoding import decoder_prefix
 from rankdistill.generation.link_automaton import MARKS as LINK_MARKS
@@ -35,7 +35,7 @@ from rankdistill.training.trainer import Batch, DistillationTrainer, Objective
 __all__ = ["PairSource", "Pairs", "mixed_rows", "name_objective", "named_texts", "token_pairs", "train_genre"]
 
 
-MARKS = ("[START_ENT]", "[END_ENT]")
+MARKS = (START_ENTITY, END_ENTITY)
 
 
 def train_genre(options: GenreOptions) -> Path:
