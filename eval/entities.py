@@ -40,7 +40,7 @@ import transformers
 from timing import constraint_seconds
 
 import rankdistill
-from rankdistill.evaluation.entities import EntityEvaluation, evaluate_entities, evaluate_pages
+from rankdistill.evaluation.entities import EntityEvaluation, evaluate_pages
 from rankdistill.evaluation.latency import measure_latency
 from rankdistill.evaluation.measures import Evaluation, evaluate
 from rankdistill.evaluation.report import render_table
@@ -51,8 +51,8 @@ from rankdistill.formats.mentions import MentionTable
 from rankdistill.formats.queries import read_queries
 from rankdistill.formats.titles import names_of, read_titles
 from rankdistill.formats.trec import read_qrels, read_run, write_run
-from rankdistill.generation.disambiguation import Answer, Mention, disambiguate, mention_of
-from rankdistill.generation.entity_scores import ids_of
+from rankdistill.generation.disambiguation import Answer, Mention, disambiguate, first_entity, mention_of
+from rankdistill.generation.entity_scores import evaluate_answers
 from rankdistill.generation.pages import page_id, retrieve_entities
 from rankdistill.generation.trie import TokenTrie
 from rankdistill.models.loading import load_model
@@ -129,11 +129,10 @@ class Systems:
 
     def accuracy(self, records: Sequence[KiltRecord], answers: Sequence[Sequence[Sequence[Any]]]) -> EntityEvaluation:
         """Of mentions whose title is in the trie; titles that are the same tokens are one."""
-        ids = ids_of(self.trie, self.tokenizer, {title for record in records for title in gold_titles(record)})
-        gold = {str(row): {id_ for title in gold_titles(own) for id_ in ids[title]} for row, own in enumerate(records)}
-        # What is no title is an answer, too.
-        first = {str(row): Answer(*own[0]).entity_id for row, own in enumerate(answers) if own}
-        return evaluate_entities(gold, {row: -1 if id_ is None else id_ for row, id_ in first.items()})
+        first = [first_entity([Answer(*each) for each in own[:1]]) for own in answers]
+        found = evaluate_answers(self.trie, self.tokenizer, records, first)
+        assert found is not None, "none of the right titles is in the trie"
+        return found
 
 
 def main() -> None:

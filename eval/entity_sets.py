@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from rankdistill.formats.kilt import KiltOutput, KiltPage, KiltRecord, mention_text, write_kilt
-from rankdistill.formats.linked_texts import read_linked_texts
+from rankdistill.formats.linked_texts import LinkedText, read_linked_texts
 from rankdistill.formats.trec import write_qrels
 from rankdistill.generation.pages import page_id
 from rankdistill.records import Qrels
@@ -58,10 +58,15 @@ def linked_mentions(path: Path) -> Iterator[KiltRecord]:
     """Every link of a file of linked texts (WNED-WIKI), in its whole text."""
     # WNED-WIKI has a document twice.
     for document, linked in enumerate(read_linked_texts(path)):
-        for number, link in enumerate(linked.mentions):
-            text = linked.text
-            parts = text[: link.start], text[link.start : link.end], text[link.end :]
-            yield mention_record(f"{linked.id}-{document}-{number}", *parts, link.title)
+        yield from mentions_of(linked, f"{linked.id}-{document}")
+
+
+def mentions_of(linked: LinkedText, id_: str) -> Iterator[KiltRecord]:
+    """A record for each link of a text, in its whole text."""
+    for number, link in enumerate(linked.mentions):
+        text = linked.text
+        parts = text[: link.start], text[link.start : link.end], text[link.end :]
+        yield mention_record(f"{id_}-{number}", *parts, link.title)
 
 
 def conel(path: Path) -> Iterator[KiltRecord]:

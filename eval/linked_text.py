@@ -19,12 +19,15 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rankdistill.formats.kilt import KiltOutput, KiltPage, KiltRecord, mention_text, write_kilt
+from entity_sets import SHARED, mentions_of
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "entities"
+from rankdistill.formats.kilt import KiltOutput, KiltPage, KiltRecord, write_kilt
+from rankdistill.formats.linked_texts import read_linked_texts
+
 SPLITS = ("train", "dev", "test")
 PAGE_WORDS = 32  # of a page's beginning: about as long as a question with its context
 
@@ -38,10 +41,13 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     records: dict[str, list[KiltRecord]] = {split: [] for split in SPLITS}
     pages: dict[str, set[str]] = {split: set() for split in SPLITS}
-    for paragraph in lines(arguments.data / "wtq_wikipedia_links" / "paragraphs.jsonl.gz"):
-        split = split_of(paragraph["page"])
-        pages[split].add(paragraph["page"])
-        records[split] += mentions(paragraph)
+    for paragraph in read_linked_texts(arguments.data / "wtq_wikipedia_links" / "paragraphs.jsonl.gz"):
+        page = paragraph.more["page"]
+        split = split_of(page)
+        pages[split].add(page)
+        records[split] += [
+            replace(own, meta={**own.meta, "page": page}) for own in mentions_of(paragraph, paragraph.id)
+        ]
     for split in SPLITS:
         write_kilt(arguments.out / f"mentions-{split}.jsonl.gz", records[split])
         titles = Counter(record.output[0].provenance[0].title for record in records[split])
@@ -62,22 +68,6 @@ def split_of(page: str) -> str:
     """Of a page's title."""
     hundredth = int.from_bytes(hashlib.sha256(page.encode()).digest()[:8], "big") % 100
     return "train" if hundredth < 90 else "dev" if hundredth < 95 else "test"
-
-
-def mentions(paragraph: dict[str, Any]) -> list[KiltRecord]:
-    """A record for each link of a paragraph."""
-    text, found = paragraph["text"], []
-    for number, link in enumerate(paragraph["mentions"]):
-        left, mention, right = text[: link["start"]], text[link["start"] : link["end"]], text[link["end"] :]
-        found.append(
-            KiltRecord(
-                id=f"{paragraph['id']}-{number}",
-                input=mention_text(left, mention, right),
-                output=(KiltOutput(answer=link["title"], provenance=(KiltPage(title=link["title"]),)),),
-                meta={"left_context": left, "mention": mention, "right_context": right, "page": paragraph["page"]},
-            )
-        )
-    return found
 
 
 def beginning(page: dict[str, Any]) -> KiltRecord | None:

@@ -18,7 +18,16 @@ from rankdistill.generation.free import generate_freely
 from rankdistill.generation.titles import title_sequences
 from rankdistill.generation.trie import TokenTrie
 
-__all__ = ["Answer", "Candidate", "Disambiguated", "DisambiguationMode", "Mention", "disambiguate", "mention_of"]
+__all__ = [
+    "Answer",
+    "Candidate",
+    "Disambiguated",
+    "DisambiguationMode",
+    "Mention",
+    "disambiguate",
+    "first_entity",
+    "mention_of",
+]
 
 DisambiguationMode: TypeAlias = Literal["beams", "candidate-beams", "candidates", "free", "prior"]
 """beams: search among all titles. candidate-beams: search among the mention's candidates. candidates: exact scores of those. free:
@@ -187,6 +196,14 @@ class _Known(NamedTuple):
     prior: float | None
     entity_id: int
     sequence: tuple[int, ...]
+
+
+def first_entity(answers: Sequence[Answer]) -> int | None:
+    """The entity of the best answer: -1 where that is no title, since it's an answer, too; None without any."""
+    if not answers:
+        return None
+    best = answers[0].entity_id
+    return -1 if best is None else best
 
 
 def _known_candidates(

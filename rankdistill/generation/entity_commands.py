@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 
 from rankdistill.errors import BadDataError
-from rankdistill.evaluation.entities import evaluate_entities
 from rankdistill.formats.kilt import KiltOutput, KiltPage, KiltRecord, gold_titles, read_kilt, write_kilt
 from rankdistill.formats.links import read_links
 from rankdistill.formats.mentions import MentionTable, build_mentions
 from rankdistill.formats.queries import read_queries
 from rankdistill.formats.titles import names_of
 from rankdistill.formats.trec import write_run
-from rankdistill.generation.disambiguation import Answer, Mention, disambiguate, mention_of
-from rankdistill.generation.entity_scores import ids_of, open_trie
+from rankdistill.generation.disambiguation import Answer, Mention, disambiguate, first_entity, mention_of
+from rankdistill.generation.entity_scores import evaluate_answers, open_trie
 from rankdistill.generation.pages import retrieve_entities
 from rankdistill.generation.trie import TokenTrie
 from rankdistill.generation.watch import observed_search, render_search
@@ -125,18 +124,10 @@ def _answered(record: KiltRecord, answers: Sequence[Answer]) -> KiltRecord:
 
 
 def _in_kb(trie: TokenTrie, tokenizer: Any, records: Sequence[KiltRecord], answers: Sequence[Sequence[Answer]]) -> str:
-    """Accuracy as a line; entities are compared by id, so that a tokenizer's lost case doesn't count against an answer."""
-    ids = ids_of(trie, tokenizer, {title for record in records for title in gold_titles(record)})
-    gold = {
-        str(row): {id_ for title in gold_titles(record) for id_ in ids[title]} for row, record in enumerate(records)
-    }
-    if not any(gold.values()):
+    """Accuracy as a line."""
+    found = evaluate_answers(trie, tokenizer, records, [first_entity(own) for own in answers])
+    if found is None:
         return "none of the right titles is in the trie"
-    # What is no title is an answer, too.
-    given = {
-        str(row): own[0].entity_id if own[0].entity_id is not None else -1 for row, own in enumerate(answers) if own
-    }
-    found = evaluate_entities(gold, given)
     return (
         f"of {found.num_queries:,} mentions in the knowledge base ({found.num_out_of_kb:,} are not): micro F1 "
         f"{found.mean['F1']:.4f}, precision {found.mean['precision']:.4f}, accuracy {found.mean['accuracy']:.4f}"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rankdistill.evaluation.entities import evaluate_entities, evaluate_pages
+from rankdistill.evaluation.entities import EntityEvaluation, evaluate_entities, evaluate_pages
 from rankdistill.evaluation.measures import Evaluation
 from rankdistill.evaluation.report import evaluation_rows, render_table
 from rankdistill.evaluation.significance import compare
@@ -19,7 +19,7 @@ from rankdistill.generation.trie import TokenTrie
 from rankdistill.options.entities import EntitiesScoreOptions
 from rankdistill.records import ranked
 
-__all__ = ["ids_of", "open_trie", "run_score"]
+__all__ = ["evaluate_answers", "open_trie", "run_score"]
 
 
 def run_score(options: EntitiesScoreOptions) -> str:
@@ -81,7 +81,7 @@ def _keys(
     trie, tokenizer = open_trie(options.trie, options.tokenizer)
     titles = {page.title for record in gold for output in record.output for page in output.provenance if page.title}
     titles |= {title for own in pages for ranking in own.values() for title in ranking}
-    ids = ids_of(trie, tokenizer, titles)
+    ids = _ids_of(trie, tokenizer, titles)
     keys = {title: f"entity {own[0]}" if own else page_id(title) for title, own in ids.items()}
     return keys.__getitem__, {keys[title] for title, own in ids.items() if own}
 
@@ -111,7 +111,26 @@ def open_trie(path: Path, tokenizer_name: str | None) -> tuple[TokenTrie, Any]:
     return TokenTrie.open(path, tokenizer=tokenizer), tokenizer
 
 
-def ids_of(trie: TokenTrie, tokenizer: Any, titles: set[str]) -> dict[str, list[int]]:
+def evaluate_answers(
+    trie: TokenTrie, tokenizer: Any, records: Sequence[KiltRecord], answers: Sequence[int | None]
+) -> EntityEvaluation | None:
+    """Measures of one answer a record, by the record's place; None if none of the right titles is in the trie.
+
+    Entities are compared by id, so that a tokenizer's lost case doesn't count against an answer.
+
+    Args:
+        answers: the entity of each record, -1 for what is no title, None for no answer.
+    """
+    ids = _ids_of(trie, tokenizer, {title for record in records for title in gold_titles(record)})
+    gold = {
+        str(row): {id_ for title in gold_titles(record) for id_ in ids[title]} for row, record in enumerate(records)
+    }
+    if not any(gold.values()):
+        return None
+    return evaluate_entities(gold, {str(row): id_ for row, id_ in enumerate(answers)})
+
+
+def _ids_of(trie: TokenTrie, tokenizer: Any, titles: set[str]) -> dict[str, list[int]]:
     """Entities of each title, none for one that isn't in the trie."""
     order = sorted(titles)
     indptr, ids = trie.ids_of_titles(order, tokenizer)

@@ -40,7 +40,7 @@ class CandidateSets:
         self._find = candidates if callable(candidates) else lambda mention: candidates.get(mention, ())
         self._trie, self._tokenizer, self._skip = trie, tokenizer, on_unknown == "skip"
         self._places: dict[str, int | None] = {}
-        self._titles: dict[str, tuple[tuple[int, ...], list[int]]] = {}
+        self._titles: dict[str, tuple[int, ...] | None] = {}
         self._names: list[dict[tuple[int, ...], str]] = []
         self.tries: list[TokenTrie] = []
 
@@ -57,7 +57,7 @@ class CandidateSets:
         }
         self._read(new)
         for mention, titles in new.items():
-            known = {title: self._titles[title] for title in titles if self._titles[title][1]}
+            known = {title: own for title in titles if (own := self._titles[title]) is not None}
             self._places[mention] = self._build(known) if known else None
         return [self._places[mention] for mention in mentions]
 
@@ -66,30 +66,22 @@ class CandidateSets:
         return self._names[place][sequence]
 
     def _read(self, new: Mapping[str, Sequence[str]]) -> None:
-        """Tokens and entities of titles that weren't met before."""
+        """Tokens of titles that weren't met before; None of those that the trie hasn't."""
         titles = {title: mention for mention, own in new.items() for title in own if title not in self._titles}
         tokens, lengths = tokenize_titles(titles, self._tokenizer, eos=self._trie.eos, progress=False)
         for (title, mention), own in zip(
             titles.items(), np.split(tokens, np.cumsum(lengths, dtype=np.int64)[:-1]), strict=False
         ):
-            ids = self._trie.ids_of(own.tolist()).tolist()
-            if not ids and not self._skip:
+            is_known = own.tolist() in self._trie
+            if not is_known and not self._skip:
                 remedy = 'add it to the trie, or pass on_unknown="skip" to leave such candidates out'
                 raise BadDataError(
                     "candidates that are titles of the trie", f'"{title}" for the mention "{mention}"', remedy
                 )
-            self._titles[title] = tuple(own.tolist()), ids
+            self._titles[title] = tuple(own.tolist()) if is_known else None
 
-    def _build(self, titles: Mapping[str, tuple[tuple[int, ...], list[int]]]) -> int:
-        pairs = [(sequence, id_) for sequence, ids in titles.values() for id_ in ids]
-        built = TokenTrie.build(
-            [sequence for sequence, _ in pairs],
-            vocab_size=self._trie.vocab_size,
-            eos=self._trie.eos,
-            pad=self._trie.pad,
-            ids=[id_ for _, id_ in pairs],
-        )
-        self.tries.append(built)
+    def _build(self, titles: Mapping[str, tuple[int, ...]]) -> int:
+        self.tries.append(self._trie.intersection(titles.values()))
         # Of titles that are the same tokens, the first.
-        self._names.append({sequence: title for title, (sequence, _) in reversed(list(titles.items()))})
+        self._names.append({sequence: title for title, sequence in reversed(list(titles.items()))})
         return len(self.tries) - 1
