@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm import tqdm
 
 from rankdistill.data.batches import pad_lists
@@ -24,7 +25,7 @@ from rankdistill.generation.candidates import candidate_groups, score_sequences
 from rankdistill.generation.families import max_positions
 from rankdistill.generation.joined import joined
 from rankdistill.generation.titles import end_token, tokenize_titles
-from rankdistill.generation.tree import PackedTree, PrefixTree, plant
+from rankdistill.generation.tree import plant
 from rankdistill.generation.trie import TokenTrie
 from rankdistill.models.precision import inference_mode
 
@@ -34,6 +35,7 @@ __all__ = [
     "checked_prefix",
     "decoder_prefix",
     "generate_entities",
+    "in_batches",
     "merge_names",
     "score_candidates",
 ]
@@ -111,11 +113,11 @@ def generate_entities(
     results: list[list[EntityScore]] = [[] for _ in texts]
 
     def generate(places: list[int]) -> None:
-        def search(rows: Sequence[int], tree: PackedTree | PrefixTree) -> None:
+        def search(rows: Sequence[int], input_ids: Tensor, mask: Tensor) -> None:
             own = [held[places[row]] for row in rows]
             titles, behind = joined([trie if each is None else each for each in own])
             found = beam_search(
-                tree,
+                plant(model, input_ids, mask),
                 titles,
                 len(rows),
                 prefix=begin,
@@ -130,7 +132,7 @@ def generate_entities(
                 results[places[row]] = _entities(hypotheses, tokenizer, length_penalty, aliases)[:wanted]
 
         chosen = [texts[place] for place in places]
-        _in_batches(model, tokenizer, chosen, search, max_input_length, batch_size, progress, "generate")
+        in_batches(model, tokenizer, chosen, search, max_input_length, batch_size, progress, "generate")
 
     # The whole trie isn't joined with others, and an empty list has no titles.
     generate([place for place, own in enumerate(held) if own is None])
@@ -180,7 +182,8 @@ def score_candidates(
     titles = [part.tolist() for part in np.split(tokens, ends[:-1])]
     results = [np.zeros(len(own), np.float64) for own in candidates]
 
-    def score(rows: Sequence[int], tree: PackedTree | PrefixTree) -> None:
+    def score(rows: Sequence[int], input_ids: Tensor, mask: Tensor) -> None:
+        tree = plant(model, input_ids, mask)
         own = [[titles[distinct[title]] for title in candidates[row]] for row in rows]
         groups = [candidate_groups(sequences) for sequences in own]
         for at in range(max(map(len, groups))):
@@ -191,7 +194,7 @@ def score_candidates(
                 sizes = np.array([len(sequence) for sequence in sequences], np.float64)
                 results[row][places] = log_probs / sizes**length_penalty
 
-    _in_batches(model, tokenizer, texts, score, max_input_length, batch_size, progress, "score")
+    in_batches(model, tokenizer, texts, score, max_input_length, batch_size, progress, "score")
     return results
 
 
@@ -267,17 +270,17 @@ def checked_prefix(model: Any, prefix: Sequence[int] | None, max_length: int, vo
     return begin
 
 
-def _in_batches(
+def in_batches(
     model: Any,
     tokenizer: Any,
     texts: Sequence[str],
-    work: Callable[[Sequence[int], PackedTree | PrefixTree], None],
+    work: Callable[[Sequence[int], Tensor, Tensor], None],
     max_input_length: int | None,
     batch_size: int,
     progress: bool,
     what: str,
 ) -> None:
-    """Hands texts to `work(rows, trees)`, those of like length together."""
+    """Hands texts to `work(rows, input_ids, mask)`, those of like length together, under inference_mode."""
     if not texts:
         return
     ids = tokenizer(list(texts), truncation=True, max_length=max_input_length)["input_ids"]
@@ -286,6 +289,5 @@ def _in_batches(
         for start in range(0, len(texts), batch_size):
             rows = order[start : start + batch_size]
             padded = pad_lists([ids[row] for row in rows], tokenizer.pad_token_id or 0)
-            input_ids, mask = (torch.from_numpy(array).to(model.device) for array in padded)
-            work(rows, plant(model, input_ids, mask))
+            work(rows, *(torch.from_numpy(array).to(model.device) for array in padded))
             bar.update(len(rows))

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from tqdm import tqdm
+from torch import Tensor
 
-from rankdistill.data.batches import pad_lists
-from rankdistill.generation.decoding import decoder_prefix
-from rankdistill.models.precision import inference_mode
+from rankdistill.generation.decoding import decoder_prefix, in_batches
 
 __all__ = ["generate_freely"]
 
@@ -41,35 +39,29 @@ def generate_freely(
         Token sequences with scores: the sum of log-probabilities / (number of tokens)^length_penalty, in which transformers counts
         a forced first token.
     """
-    if not texts:
-        return []
-    ids = tokenizer(list(texts), truncation=True, max_length=max_input_length)["input_ids"]
-    order = sorted(range(len(texts)), key=lambda row: -len(ids[row]))
     prefix, count = decoder_prefix(model), min(num_results, num_beams)
     results: list[list[tuple[tuple[int, ...], float]]] = [[] for _ in texts]
-    with inference_mode(model, "auto"), tqdm(total=len(texts), desc="write", unit="text", disable=not progress) as bar:
-        for start in range(0, len(texts), batch_size):
-            rows = order[start : start + batch_size]
-            padded = pad_lists([ids[row] for row in rows], tokenizer.pad_token_id or 0)
-            input_ids, mask = (torch.from_numpy(array).to(model.device) for array in padded)
-            out = model.generate(
-                input_ids=input_ids,
-                attention_mask=mask,
-                num_beams=num_beams,
-                num_return_sequences=count,
-                length_penalty=length_penalty,
-                max_new_tokens=max_length + len(prefix) - 1,
-                eos_token_id=eos,
-                pad_token_id=tokenizer.pad_token_id,
-                return_dict_in_generate=True,
-                output_scores=True,
-            )
-            sequences = [_until_end(row[len(prefix) :], eos) for row in out.sequences.tolist()]
-            scores = _greedy_scores(out, sequences, length_penalty) if num_beams == 1 else out.sequences_scores.tolist()
-            found = list(zip(sequences, scores, strict=True))
-            for place, row in enumerate(rows):
-                results[row] = found[place * count : (place + 1) * count]
-            bar.update(len(rows))
+
+    def write(rows: Sequence[int], input_ids: Tensor, mask: Tensor) -> None:
+        out = model.generate(
+            input_ids=input_ids,
+            attention_mask=mask,
+            num_beams=num_beams,
+            num_return_sequences=count,
+            length_penalty=length_penalty,
+            max_new_tokens=max_length + len(prefix) - 1,
+            eos_token_id=eos,
+            pad_token_id=tokenizer.pad_token_id,
+            return_dict_in_generate=True,
+            output_scores=True,
+        )
+        sequences = [_until_end(row[len(prefix) :], eos) for row in out.sequences.tolist()]
+        scores = _greedy_scores(out, sequences, length_penalty) if num_beams == 1 else out.sequences_scores.tolist()
+        found = list(zip(sequences, scores, strict=True))
+        for place, row in enumerate(rows):
+            results[row] = found[place * count : (place + 1) * count]
+
+    in_batches(model, tokenizer, texts, write, max_input_length, batch_size, progress, "write")
     return results
 
 
