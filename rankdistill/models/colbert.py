@@ -29,6 +29,7 @@ from rankdistill.models.layout import (
     write_layout,
 )
 from rankdistill.models.maxsim import maxsim, maxsim_pairs
+from rankdistill.models.packed import can_pack, run_packed
 from rankdistill.models.precision import choose_device
 from rankdistill.models.towers import (
     OWN_CONFIG,
@@ -170,6 +171,11 @@ class ColbertModel(InteractionModel):
         """As in `Tower.backbone`."""
         return self.encoder
 
+    def packs(self, kind: Kind) -> bool:
+        """As in `Tower.packs`; not where [MASK]s that no token sees have states that count."""
+        unseen = kind == "query" and self.expansion is not None and not self.expansion.attend
+        return not unseen and can_pack(self.encoder, self.device)
+
     def set_prompts(self, query_prompt: str | None = None, doc_prompt: str | None = None) -> None:
         """As in `Tower.set_prompts`; markers that stand before the prompts stay there."""
         former = self.query_prompt, self.doc_prompt
@@ -206,7 +212,8 @@ class ColbertModel(InteractionModel):
     ) -> Part:
         """As in `Tower.represent`: states of tokens and which of them count, of queries that have their [MASK]s."""
         given = self._given(input_ids, attention_mask, kind, inputs_embeds)
-        states_BLD = self._compared(self.projection(self.encoder(**given)[0]))
+        states = run_packed(self.encoder, given) if self.packs(kind) else self.encoder(**given)
+        states_BLD = self._compared(self.projection(states[0]))
         return states_BLD, self._counts(input_ids, attention_mask, kind)
 
     def _given(

@@ -19,6 +19,8 @@ from rankdistill.models.backbone import (
     resolve,
     weights_fingerprint,
 )
+from rankdistill.models.heads import GivenStates, head_of, with_body
+from rankdistill.models.packed import can_pack, run_packed
 from rankdistill.models.precision import choose_device
 from rankdistill.models.towers import OWN_CONFIG, BatchScores, Card, forgetting, write_json
 
@@ -72,9 +74,25 @@ class CrossEncoderModel(nn.Module):
 
     def scores(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Scores [P] of tokenised pairs [P, L]."""
-        extra = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        logits_B1: Tensor = self.classifier(input_ids=input_ids, attention_mask=attention_mask, **extra).logits
-        return logits_B1.squeeze(-1)
+        given = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if token_type_ids is not None:
+            given["token_type_ids"] = token_type_ids
+        if not self.packs():
+            logits_P1: Tensor = self.classifier(**given).logits
+            return logits_P1.squeeze(-1)
+        body: Any = self.classifier.base_model
+        return self._scores_of(run_packed(body, given)[0], attention_mask, head_of(self.classifier))
+
+    def packs(self) -> bool:
+        """Whether pairs go through the body without padding, as things are now."""
+        body: Any = self.classifier.base_model
+        return can_pack(body, self.device)
+
+    def _scores_of(self, states_PLH: Tensor, attention_mask: Tensor, head: Mapping[str, nn.Module]) -> Tensor:
+        """Scores [P] by one head from pairs' states, by the classifier's own code."""
+        shell: Any = with_body(self.classifier, GivenStates(self.config), head)
+        scores: Tensor = shell(inputs_embeds=states_PLH, attention_mask=attention_mask).logits.squeeze(-1)
+        return scores
 
     def tokenize_pairs(self, queries: Sequence[str], docs: Sequence[str]) -> dict[str, list[list[int]]]:
         """Token ids and, where the model has them, token types of (query, doc) pairs, cut to `max_length`."""

@@ -17,6 +17,7 @@ from transformers import AutoModel, PreTrainedModel
 from rankdistill.errors import BadDataError
 from rankdistill.models.backbone import config_with_layers, load_tokenizer, load_weights, max_positions, resolve
 from rankdistill.models.layout import lengths_within, load_dense, read_lengths, read_modules, read_prompts, write_layout
+from rankdistill.models.packed import can_pack, run_packed
 from rankdistill.models.precision import choose_device
 from rankdistill.models.towers import BatchScores, Card, Kind, Part, Tower, read_json
 
@@ -67,6 +68,10 @@ class DotModel(Tower):
         """As in `Tower.backbone`."""
         return self.encoder
 
+    def packs(self, kind: Kind = "document") -> bool:
+        """As in `Tower.packs`."""
+        return can_pack(self.encoder, self.device)
+
     def embed(self, input_ids: Tensor) -> Tensor:
         """The encoder's input embeddings of token ids of any shape, for `vectors(inputs_embeds=…)`."""
         embedded: Tensor = self.encoder.get_input_embeddings()(input_ids)
@@ -80,9 +85,9 @@ class DotModel(Tower):
         inputs_embeds: Tensor | None = None,
     ) -> Tensor:
         """Vectors [B, D] of token ids [B, L], or of their embeddings; positions masked by 0 have no influence."""
-        pooled = self.pool(
-            self.encoder(**given_to_body(input_ids, attention_mask, token_type_ids, inputs_embeds))[0], attention_mask
-        )
+        given = given_to_body(input_ids, attention_mask, token_type_ids, inputs_embeds)
+        states_BLD = run_packed(self.encoder, given)[0] if self.packs() else self.encoder(**given)[0]
+        pooled = self.pool(states_BLD, attention_mask)
         if self.projection is not None:
             pooled = self.projection(pooled)
         return functional.normalize(pooled, dim=-1) if self.normalize else pooled

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
@@ -18,6 +19,7 @@ from transformers import PreTrainedModel
 
 from rankdistill.errors import BadDataError
 from rankdistill.models.backbone import cut_config
+from rankdistill.models.packed import run_packed
 from rankdistill.models.towers import BatchScores
 
 __all__ = [
@@ -146,15 +148,18 @@ def final_norm(body: PreTrainedModel) -> nn.Module:
     return norm
 
 
-def states_at(body: PreTrainedModel, exits: Sequence[int], given: Mapping[str, Tensor]) -> list[Tensor]:
+def states_at(
+    body: PreTrainedModel, exits: Sequence[int], given: Mapping[str, Tensor], *, packed: bool = False
+) -> list[Tensor]:
     """Token states [B, L, H] at each exit, in one pass of the body's own code.
 
     Args:
         exits: in order of depth, the last one not beyond the body's depth.
         given: the body's arguments.
+        packed: whether padding is left out, by `run_packed`.
     """
     depth = int(body.config.num_hidden_layers)
-    output = body(**given, output_hidden_states=True)
+    output = (partial(run_packed, body, given) if packed else partial(body, **given))(output_hidden_states=True)
     norm = final_norm(body)
     # The last state comes with the final norm, the others without.
     return [output[0] if exit == depth else norm(output.hidden_states[exit]) for exit in exits]

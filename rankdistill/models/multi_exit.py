@@ -147,7 +147,7 @@ class MultiExitEncoder(ManyExits, DotModel):
 
     def _at_all(self, given: Mapping[str, Tensor]) -> list[Tensor]:
         """Vectors [B, D] at each exit, of full width and not normalised."""
-        states = states_at(self.encoder, self.exits, given)
+        states = states_at(self.encoder, self.exits, given, packed=self.packs())
         found: list[Tensor] = self.heads([self.pool(state, given["attention_mask"]) for state in states])
         return found
 

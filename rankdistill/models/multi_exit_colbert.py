@@ -92,7 +92,8 @@ class MultiExitColbert(ManyExits, ColbertModel):
         self, input_ids: Tensor, attention_mask: Tensor, kind: Any, inputs_embeds: Tensor | None = None
     ) -> Part:
         """States of tokens [B, L, D] at each exit, in one pass, and last which of them count [B, L]."""
-        states = states_at(self.encoder, self.exits, self._given(input_ids, attention_mask, kind, inputs_embeds))
+        given = self._given(input_ids, attention_mask, kind, inputs_embeds)
+        states = states_at(self.encoder, self.exits, given, packed=self.packs(kind))
         projected = [self._compared(state) for state in self.heads(states)]
         return *projected, self._counts(input_ids, attention_mask, kind)
 

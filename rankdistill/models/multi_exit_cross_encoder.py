@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from rankdistill.models.backbone import check_same, resolve, weights_fingerprint
 from rankdistill.models.cross_encoder import CrossEncoderModel
@@ -27,14 +27,12 @@ from rankdistill.models.exits import (
     cut,
     load_exits,
     save_exits,
-    shallow_copy,
     states_at,
 )
+from rankdistill.models.heads import head_of, with_body
 from rankdistill.models.towers import OWN_CONFIG, Card, forgetting, read_json, write_json
 
 __all__ = ["MultiExitCrossEncoder"]
-
-_POOLER = "pooler"
 
 
 class MultiExitCrossEncoder(ManyExits, CrossEncoderModel):
@@ -70,7 +68,7 @@ class MultiExitCrossEncoder(ManyExits, CrossEncoderModel):
     ) -> None:
         super().__init__(classifier, tokenizer, max_length=max_length)
         self.exits = tuple(exits)
-        self.heads = nn.ModuleList(nn.ModuleDict(copy.deepcopy(_head(classifier))) for _ in self.exits[:-1])
+        self.heads = nn.ModuleList(nn.ModuleDict(copy.deepcopy(head_of(classifier))) for _ in self.exits[:-1])
         self.learnt = Learnt(len(self.exits)) if learnt is None else learnt
 
     def at(self, exit: int | None = None) -> CrossEncoderModel:
@@ -86,7 +84,7 @@ class MultiExitCrossEncoder(ManyExits, CrossEncoderModel):
         whole: Any = self.classifier.base_model
         body = cut(whole, exit)
         view = CrossEncoderModel(
-            _with_body(self.classifier, body, self._head_at(exit)), self.tokenizer, max_length=self.max_length
+            with_body(self.classifier, body, self._head_at(exit)), self.tokenizer, max_length=self.max_length
         )
         return view.train(self.training)
 
@@ -95,7 +93,7 @@ class MultiExitCrossEncoder(ManyExits, CrossEncoderModel):
         self.at(exit).save_pretrained(path)
 
     def _head_at(self, exit: int) -> dict[str, nn.Module]:
-        own = [*self.heads, _head(self.classifier)][self.exits.index(exit)]
+        own = [*self.heads, head_of(self.classifier)][self.exits.index(exit)]
         return dict(own.items())
 
     def exit_scores(
@@ -106,12 +104,9 @@ class MultiExitCrossEncoder(ManyExits, CrossEncoderModel):
         if token_type_ids is not None:
             given["token_type_ids"] = token_type_ids
         body: Any = self.classifier.base_model
-        states = states_at(body, self.exits, given)
-        found = []
-        for exit, states_PLH in zip(self.exits, states, strict=True):
-            shell: Any = _with_body(self.classifier, _GivenStates(self.config), self._head_at(exit))
-            found.append(shell(inputs_embeds=states_PLH, attention_mask=attention_mask).logits.squeeze(-1))
-        return tuple(found)
+        states = states_at(body, self.exits, given, packed=self.packs())
+        heads = map(self._head_at, self.exits)
+        return tuple(map(self._scores_of, states, repeat(attention_mask), heads))
 
     def forward(self, batch: Mapping[str, Tensor], mini_batch_size: int | None = None) -> ExitScores:
         """Scores [B, N] at each exit, in one pass; as in `CrossEncoderModel.forward`."""
@@ -157,7 +152,7 @@ class MultiExitCrossEncoder(ManyExits, CrossEncoderModel):
         chosen = chosen_exits(exits, int(base.config.num_hidden_layers))
         whole: Any = base.classifier.base_model
         body = cut(whole, chosen[-1])
-        classifier = _with_body(base.classifier, body, _head(base.classifier))
+        classifier = with_body(base.classifier, body, head_of(base.classifier))
         learnt = Learnt.of(len(chosen), own.get("learnt", ()))
         model = cls(classifier, base.tokenizer, chosen, learnt=learnt, max_length=base.max_length)
         if ours:
@@ -171,34 +166,3 @@ class MultiExitCrossEncoder(ManyExits, CrossEncoderModel):
         super().save_pretrained(folder)
         save_exits(folder, self._own_parts())
         write_json(folder / OWN_CONFIG, self.own_config())
-
-
-def _head(classifier: PreTrainedModel) -> dict[str, nn.Module]:
-    """What a classifier puts after its body's layers, by name."""
-    body = classifier.base_model
-    head = {name: module for name, module in classifier.named_children() if module is not body}
-    pooler = getattr(body, _POOLER, None)
-    return head if pooler is None else head | {_POOLER: pooler}
-
-
-def _with_body(classifier: PreTrainedModel, body: Any, head: Mapping[str, nn.Module]) -> PreTrainedModel:
-    """A classifier of the same code with another body, whose pooler is set, and another head."""
-    other: PreTrainedModel = shallow_copy(classifier)
-    for name, module in head.items():
-        setattr(body if name == _POOLER else other, name, module)
-    setattr(other, classifier.base_model_prefix, body)
-    other.config = body.config
-    return other
-
-
-class _GivenStates(nn.Module):
-    """Stands where a classifier has its body: takes states that are there already for embeddings, and gives them as they are."""
-
-    def __init__(self, config: Any) -> None:
-        super().__init__()
-        self.config = config
-        self.pooler: nn.Module | None = None
-
-    def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> BaseModelOutputWithPooling:
-        pooled = None if self.pooler is None else self.pooler(inputs_embeds)
-        return BaseModelOutputWithPooling(last_hidden_state=inputs_embeds, pooler_output=pooled)

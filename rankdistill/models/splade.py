@@ -5,7 +5,7 @@ Checkpoints are sentence-transformers' sparse encoders: Transformer (with its ma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,10 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel
 
 from rankdistill.errors import BadDataError
 from rankdistill.models.backbone import config_with_layers, load_tokenizer, load_weights, max_positions, resolve
+from rankdistill.models.dot import given_to_body
+from rankdistill.models.heads import GivenStates, with_body
 from rankdistill.models.layout import lengths_within, model_type, read_lengths, read_modules, read_prompts, write_layout
+from rankdistill.models.packed import can_pack, run_packed
 from rankdistill.models.precision import choose_device
 from rankdistill.models.towers import OWN_CONFIG, BatchScores, Card, Kind, Part, Tower, read_json
 
@@ -66,17 +69,39 @@ class SpladeModel(Tower):
 
     def vectors(self, input_ids: Tensor | None, attention_mask: Tensor, inputs_embeds: Tensor | None = None) -> Tensor:
         """Weights [B, V] in fp32, of token ids [B, L] or of their embeddings; positions masked by 0 have no influence."""
-        step = max(1, _MAX_LOGITS // (attention_mask.shape[1] * self.dim))
-        given = {"input_ids": input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
-        parts = []
-        for start in range(0, len(attention_mask), step):
-            part = {name: tensor[start : start + step] for name, tensor in given.items() if tensor is not None}
-            mask_BL = attention_mask[start : start + step]
-            logits_BLV: Tensor = self.mlm(attention_mask=mask_BL, **part).logits
-            # log and relu rise, so they may come after the maximum; for its gradient `max` keeps places, not the logits.
-            best_BV = logits_BLV.masked_fill(~mask_BL.bool()[:, :, None], -torch.inf).max(1).values
-            parts.append(torch.log1p(torch.relu(best_BV.float())))
-        return torch.cat(parts)
+        given = given_to_body(input_ids, attention_mask, None, inputs_embeds)
+        if self.packs():
+            body: Any = self.mlm.base_model
+            best = self._best_of_tokens(
+                run_packed(body, given)[0][attention_mask.bool()], attention_mask.sum(1).tolist()
+            )
+        else:
+            best = self._best_of_rectangles(given)
+        # log and relu rise, so they may come after the maximum; for its gradient `max` keeps places, not the logits.
+        return torch.cat([torch.log1p(torch.relu(best_BV.float())) for best_BV in best])
+
+    def _best_of_rectangles(self, given: Mapping[str, Tensor]) -> Iterator[Tensor]:
+        """Largest logits [., V] of some texts after the other."""
+        step = max(1, _MAX_LOGITS // (given["attention_mask"].shape[1] * self.dim))
+        for start in range(0, len(given["attention_mask"]), step):
+            part = {name: tensor[start : start + step] for name, tensor in given.items()}
+            logits_BLV: Tensor = self.mlm(**part).logits
+            yield logits_BLV.masked_fill(~part["attention_mask"].bool()[:, :, None], -torch.inf).max(1).values
+
+    def _best_of_tokens(self, states_TH: Tensor, lengths: Sequence[int]) -> Iterator[Tensor]:
+        """The same of texts' states, all texts' tokens in one row: the head has no padding to read."""
+        head: Any = with_body(self.mlm, GivenStates(self.config), {})
+        step = max(1, _MAX_LOGITS // (max(lengths) * self.dim))
+        for start in range(0, len(lengths), step):
+            those = list(lengths[start : start + step])
+            some_TH, states_TH = torch.split(states_TH, [sum(those), len(states_TH) - sum(those)])
+            logits_TV: Tensor = head(inputs_embeds=some_TH[None]).logits[0]
+            yield torch.stack([text_TV.max(0).values for text_TV in torch.split(logits_TV, those)])
+
+    def packs(self, kind: Kind = "document") -> bool:
+        """As in `Tower.packs`."""
+        body: Any = self.mlm.base_model
+        return can_pack(body, self.device)
 
     def represent(
         self, input_ids: Tensor, attention_mask: Tensor, kind: Kind, inputs_embeds: Tensor | None = None

@@ -135,6 +135,10 @@ class Tower(nn.Module):
         """The encoder of transformers inside, whose family it has; None if there is none."""
         return None
 
+    def packs(self, kind: Kind) -> bool:
+        """Whether texts of a kind go through the model without padding, as things are now: `represent` sees to that."""
+        return False
+
     def tokenize(self, texts: Sequence[str], kind: Kind) -> list[list[int]]:
         """Token ids of each text after its kind's prompt, specials included, cut at the length of its kind."""
         if not texts:  # which the tokenizer can't do
@@ -274,9 +278,9 @@ def in_parts(
 ) -> tuple[list[Part], list[Part]]:
     """What a batch's queries and docs become, in parts.
 
-    A CPU's time grows with tokens, padding too: each side goes in quarters, each padded to its own longest text (they
-    come shortest first). All tokens are looked up at once, since every look-up's gradient is as big as the whole table
-    of embeddings. A GPU would rather have few big products, and not wait for lengths.
+    A CPU's time grows with tokens, padding too: unless the model does without, each side goes in quarters, each padded to
+    its own longest text (they come shortest first). All tokens are looked up at once, since every look-up's gradient is as
+    big as the whole table of embeddings. A GPU would rather have few big products, and not wait for lengths.
 
     Args:
         mini_batch_size: as in `Tower.forward`; the parts are of so many texts then, each looked up by itself.
@@ -296,9 +300,10 @@ def in_parts(
     looked_up = torch.split(embedded, [ids.numel() for ids, _ in sides.values()])
     for (kind, (ids, mask)), part in zip(sides.items(), looked_up, strict=True):
         embedded_BLD = part.view(*ids.shape, -1)
+        num_parts = 1 if model.packs(kind) else CPU_PARTS
         found.append([])
         for some_ids, states, masked in zip(
-            ids.chunk(CPU_PARTS), embedded_BLD.chunk(CPU_PARTS), mask.chunk(CPU_PARTS), strict=True
+            ids.chunk(num_parts), embedded_BLD.chunk(num_parts), mask.chunk(num_parts), strict=True
         ):
             longest = int(masked.sum(1).max())
             found[-1].append(model.represent(some_ids[:, :longest], masked[:, :longest], kind, states[:, :longest]))

@@ -157,4 +157,4 @@ def test_what_is_kept_for_gradients_are_vectors_not_activations(tiny_bert_dir: P
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             model(batch_for(model), size)
     assert sum(kept[4]) < 10 * NUM_DOCS * model.dim
-    assert sum(kept[None]) > 500 * NUM_DOCS * model.dim
+    assert sum(kept[None]) > 300 * NUM_DOCS * model.dim
