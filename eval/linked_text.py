@@ -1,12 +1,13 @@
-"""Linked paragraphs as KILT files to train and test `train genre` on, and pages to find by what their text says.
+"""Linked paragraphs as files to train and test `train genre` on, and pages to find by what their text says.
 
 Paragraphs of a page all go to one side: 90 % of the pages train, 5 % are for choosing, 5 % for testing (by a hash of the page's
 title, so that every machine cuts alike). A mention is read in its paragraph. Names are as the links have them.
 
     python eval/linked_text.py [--data FOLDER] [--pages 8000] [--out runs/entities]
 
-Writes mentions-{train,dev,test}.jsonl.gz, and pages-train.jsonl.gz: beginnings of Wikipedia pages without their own title, which
-is to be written.
+Writes mentions-{train,dev,test}.jsonl.gz, a KILT record for each mention; linked-{train,dev,test}.jsonl.gz, the paragraphs with all
+their links (those of MAX_WORDS words or less); and pages-train.jsonl.gz: beginnings of Wikipedia pages without their own title,
+which is to be written.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from typing import Any
 from entity_sets import SHARED, mentions_of
 
 from rankdistill.formats.kilt import KiltOutput, KiltPage, KiltRecord, write_kilt
-from rankdistill.formats.linked_texts import read_linked_texts
+from rankdistill.formats.linked_texts import LinkedText, read_linked_texts, write_linked_texts
 
 SPLITS = ("train", "dev", "test")
+MAX_WORDS = 40
 PAGE_WORDS = 32  # of a page's beginning: about as long as a question with its context
 
 
@@ -40,18 +42,23 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     records: dict[str, list[KiltRecord]] = {split: [] for split in SPLITS}
+    linked: dict[str, list[LinkedText]] = {split: [] for split in SPLITS}
     pages: dict[str, set[str]] = {split: set() for split in SPLITS}
     for paragraph in read_linked_texts(arguments.data / "wtq_wikipedia_links" / "paragraphs.jsonl.gz"):
         page = paragraph.more["page"]
         split = split_of(page)
         pages[split].add(page)
+        if len(paragraph.text.split()) <= MAX_WORDS:
+            linked[split].append(paragraph)
         records[split] += [
             replace(own, meta={**own.meta, "page": page}) for own in mentions_of(paragraph, paragraph.id)
         ]
     for split in SPLITS:
         write_kilt(arguments.out / f"mentions-{split}.jsonl.gz", records[split])
+        write_linked_texts(arguments.out / f"linked-{split}.jsonl.gz", linked[split])
         titles = Counter(record.output[0].provenance[0].title for record in records[split])
         print(f"{split}: {len(pages[split]):,} pages, {len(records[split]):,} mentions of {len(titles):,} titles")
+        print(f"{split}: {len(linked[split]):,} whole paragraphs, {sum(len(own.mentions) for own in linked[split]):,} links")
     found = [record for page in lines(arguments.data / "ottqa_pages" / "pages.jsonl.gz") if (record := beginning(page))]
     chosen = random.Random(0).sample(found, min(arguments.pages, len(found)))
     write_kilt(arguments.out / "pages-train.jsonl.gz", chosen)

@@ -85,8 +85,7 @@ class CrossEncoderModel(nn.Module):
 
     def packs(self) -> bool:
         """Whether pairs go through the body without padding, as things are now."""
-        body: Any = self.classifier.base_model
-        return can_pack(body, self.device)
+        return can_pack(self.classifier, self.device)
 
     def _scores_of(self, states_PLH: Tensor, attention_mask: Tensor, head: Mapping[str, nn.Module]) -> Tensor:
         """Scores [P] by one head from pairs' states, by the classifier's own code."""

@@ -100,8 +100,7 @@ class SpladeModel(Tower):
 
     def packs(self, kind: Kind = "document") -> bool:
         """As in `Tower.packs`."""
-        body: Any = self.mlm.base_model
-        return can_pack(body, self.device)
+        return can_pack(self.mlm, self.device)
 
     def represent(
         self, input_ids: Tensor, attention_mask: Tensor, kind: Kind, inputs_embeds: Tensor | None = None
