@@ -58,7 +58,9 @@ def main() -> None:
         write_linked_texts(arguments.out / f"linked-{split}.jsonl.gz", linked[split])
         titles = Counter(record.output[0].provenance[0].title for record in records[split])
         print(f"{split}: {len(pages[split]):,} pages, {len(records[split]):,} mentions of {len(titles):,} titles")
-        print(f"{split}: {len(linked[split]):,} whole paragraphs, {sum(len(own.mentions) for own in linked[split]):,} links")
+        print(
+            f"{split}: {len(linked[split]):,} whole paragraphs, {sum(len(own.mentions) for own in linked[split]):,} links"
+        )
     found = [record for page in lines(arguments.data / "ottqa_pages" / "pages.jsonl.gz") if (record := beginning(page))]
     chosen = random.Random(0).sample(found, min(arguments.pages, len(found)))
     write_kilt(arguments.out / "pages-train.jsonl.gz", chosen)

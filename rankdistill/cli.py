@@ -251,7 +251,7 @@ def entities_retrieve(options: Annotated[EntitiesRetrieveOptions, _Flat]) -> Non
 
 @entities.command(name="score")
 def entities_score(options: Annotated[EntitiesScoreOptions, _Flat]) -> None:
-    """Measure predicted titles: InKB micro F1 of answers, and KILT's R-precision and recall of pages.
+    """Measure predicted titles: InKB micro F1 of answers, KILT's R-precision and recall of pages, InKB F1 of links in texts.
 
     Example: rankdistill entities score dev.predicted.jsonl --gold dev.jsonl --trie titles.rdtrie --tokenizer MODEL
     """

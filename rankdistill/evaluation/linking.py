@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
-__all__ = ["LinkingScores", "TitleLink", "linking_scores"]
+from rankdistill.evaluation.measures import Evaluation
+
+__all__ = ["LinkEvaluation", "LinkingScores", "TitleLink", "evaluate_links", "linking_scores"]
 
 TitleLink: TypeAlias = tuple[int, int, str]
 """Start and end of a mention, in characters, and its title."""
@@ -64,3 +68,49 @@ def linking_scores(
         num_right=num_right,
         num_unknown=sum(map(len, wanted)) - num_gold,
     )
+
+
+@dataclass(frozen=True)
+class LinkEvaluation(Evaluation):
+    """What `evaluate_links` found.
+
+    Attributes:
+        counts: links over all texts.
+    """
+
+    counts: LinkingScores
+
+
+def evaluate_links(
+    gold: Mapping[str, Iterable[TitleLink]],
+    found: Mapping[str, Iterable[TitleLink]],
+    known_titles: Collection[str] | None = None,
+) -> LinkEvaluation:
+    """The measures of `linking_scores`, and F1 for each text, for tests of significance.
+
+    Args:
+        gold: the links of each text.
+        found: the same; a text that isn't there has none.
+        known_titles: as in `linking_scores`.
+
+    Returns:
+        "F1", "precision" and "recall" over all links, and "macro F1", the mean of the texts' own; 1 for a text that has no link and
+        in which none was found.
+
+    Raises:
+        ValueError: if there's no text.
+
+    Source:
+        GERBIL's micro and macro measures (Röder et al. 2018).
+    """
+    if not gold:
+        raise ValueError("expected texts, found none")
+    per_text = {}
+    for name, own in gold.items():
+        counts = linking_scores([own], [found.get(name, ())], known_titles)
+        per_text[name] = counts.f1 if counts.num_gold or counts.num_found else 1.0
+    counts = linking_scores(list(gold.values()), [found.get(name, ()) for name in gold], known_titles)
+    mean = {"F1": counts.f1, "precision": counts.precision, "recall": counts.recall}
+    mean["macro F1"] = math.fsum(per_text.values()) / len(per_text)
+    missing = sum(name not in found for name in gold)
+    return LinkEvaluation(mean, {"macro F1": per_text}, len(gold), missing, counts)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol, TypeVar
 
 from rankdistill.errors import BadDataError
 from rankdistill.formats.gz import opened
 
-__all__ = ["BadField", "first_object", "json_lines", "typed"]
+__all__ = ["BadField", "distinct", "first_object", "json_lines", "typed"]
 
 _T = TypeVar("_T")
 
@@ -40,6 +40,28 @@ def json_lines(path: str | os.PathLike[str], parse: Callable[[Any], _T]) -> Iter
             except ValueError as error:
                 found = f"{line[:80]!r} ({error})"
                 raise BadDataError("a JSON object", found, path=os.fspath(path), line=number) from error
+
+
+class _HasId(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+_Identified = TypeVar("_Identified", bound=_HasId)
+
+
+def distinct(path: str | os.PathLike[str], rows: Iterable[_Identified]) -> Iterator[_Identified]:
+    """The rows, one from each line of a file.
+
+    Raises:
+        BadDataError: for an id that occurs a second time.
+    """
+    seen = set[str]()
+    for number, row in enumerate(rows, 1):
+        if row.id in seen:
+            raise BadDataError("distinct ids", f'"{row.id}" a second time', path=os.fspath(path), line=number)
+        seen.add(row.id)
+        yield row
 
 
 def first_object(path: str | os.PathLike[str]) -> dict[str, Any] | None:

@@ -9,9 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rankdistill.errors import BadDataError
 from rankdistill.formats.gz import replacing
-from rankdistill.formats.json_lines import BadField, json_lines, typed
+from rankdistill.formats.json_lines import BadField, distinct, json_lines, typed
 
 __all__ = [
     "END_ENTITY",
@@ -97,12 +96,7 @@ def read_distinct(path: str | os.PathLike[str]) -> Iterator[KiltRecord]:
     Raises:
         BadDataError: also for an id that occurs a second time.
     """
-    seen = set[str]()
-    for number, record in enumerate(read_kilt(path), 1):
-        if record.id in seen:
-            raise BadDataError("distinct ids", f'"{record.id}" a second time', path=os.fspath(path), line=number)
-        seen.add(record.id)
-        yield record
+    return distinct(path, read_kilt(path))
 
 
 def write_kilt(path: str | os.PathLike[str], records: Iterable[KiltRecord]) -> None:

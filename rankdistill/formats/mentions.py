@@ -54,6 +54,11 @@ class MentionTable:
         return len(self._counts)
 
     @property
+    def titles(self) -> set[str]:
+        """All titles."""
+        return {title for own in self._counts.values() for title in own}
+
+    @property
     def num_pairs(self) -> int:
         """Pairs of a mention and a title."""
         return sum(map(len, self._counts.values()))

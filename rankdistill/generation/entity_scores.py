@@ -1,18 +1,21 @@
-"""`rankdistill entities score`: predicted titles against the right ones."""
+"""`rankdistill entities score`: predicted titles, or links, against the right ones."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rankdistill.evaluation.entities import EntityEvaluation, evaluate_entities, evaluate_pages
+from rankdistill.evaluation.linking import TitleLink, evaluate_links
 from rankdistill.evaluation.measures import Evaluation
 from rankdistill.evaluation.report import evaluation_rows, render_table
 from rankdistill.evaluation.significance import compare
+from rankdistill.formats.json_lines import distinct
 from rankdistill.formats.kilt import KiltRecord, gold_titles, read_distinct
+from rankdistill.formats.linked_texts import is_linked_texts, read_linked_texts
 from rankdistill.formats.trec import read_run
 from rankdistill.generation.pages import page_id
 from rankdistill.generation.trie import TokenTrie
@@ -23,7 +26,7 @@ __all__ = ["evaluate_answers", "open_trie", "run_score"]
 
 
 def run_score(options: EntitiesScoreOptions) -> str:
-    """Accuracy of answers, R-precision and recall of pages, with tests against the first file of predictions.
+    """Accuracy of answers, R-precision and recall of pages, or F1 of links, with tests against the first file of predictions.
 
     Raises:
         ValueError: for no predictions, or none of the gold file's records.
@@ -31,9 +34,13 @@ def run_score(options: EntitiesScoreOptions) -> str:
     """
     if not options.predictions:
         raise ValueError("expected at least one file of predictions, found none")
+    if is_linked_texts(options.gold):
+        return _score_links(options)
     gold = {record.id: record for record in read_distinct(options.gold)}
     pages = {str(path): _ranked_pages(path) for path in dict.fromkeys(options.predictions)}
-    key, known = _keys(options, gold.values(), pages.values())
+    provenance = (page for record in gold.values() for output in record.output for page in output.provenance)
+    rankings = (ranking for own in pages.values() for ranking in own.values())
+    key, known = _keys(options, {page.title for page in provenance if page.title}.union(*rankings))
     sets = {
         id_: [{key(page.title) for page in output.provenance if page.title} for output in record.output]
         for id_, record in gold.items()
@@ -49,22 +56,69 @@ def run_score(options: EntitiesScoreOptions) -> str:
         evaluations[name] = Evaluation(
             answers.mean | ranking.mean, answers.per_query | ranking.per_query, answers.num_queries, answers.num_missing
         )
-    names = list(evaluations)
-    comparisons = [c for m in ("accuracy", "R-precision") for c in compare(evaluations, names[0], m, options.test)]
-    lines = [render_table(evaluation_rows(evaluations, comparisons))]
-    lines.append(
-        f"\n{answers.num_queries:,} mentions or questions, {answers.num_out_of_kb:,} left out whose titles aren't known (F1, "
+    summary = (
+        f"{answers.num_queries:,} mentions or questions, {answers.num_out_of_kb:,} left out whose titles aren't known (F1, "
         f"precision, accuracy); {ranking.num_queries:,} with pages (R-precision, recall); those without a prediction count as 0"
     )
+    counts = {
+        "num_in_kb": answers.num_queries,
+        "num_out_of_kb": answers.num_out_of_kb,
+        "num_with_pages": ranking.num_queries,
+    }
+    return _report(options, evaluations, ("accuracy", "R-precision"), summary, counts)
+
+
+def _score_links(options: EntitiesScoreOptions) -> str:
+    gold = _links(options.gold)
+    found = {str(path): _links(path) for path in dict.fromkeys(options.predictions)}
+    titles = {title for own in (gold, *found.values()) for links in own.values() for _, _, title in links}
+    key, known = _keys(options, titles)
+
+    def keyed(links: Mapping[str, list[TitleLink]]) -> dict[str, list[TitleLink]]:
+        return {id_: [(start, end, key(title)) for start, end, title in own] for id_, own in links.items()}
+
+    evaluations = dict[str, Evaluation]()
+    for name, own in found.items():
+        if not own.keys() & gold.keys():
+            raise ValueError(f"expected predictions for texts of {options.gold}, found none in {name}")
+        evaluations[name] = evaluation = evaluate_links(keyed(gold), keyed(own), known)
+    counts = {
+        "num_texts": len(gold),
+        "num_in_kb": evaluation.counts.num_gold,
+        "num_out_of_kb": evaluation.counts.num_unknown,
+    }
+    summary = (
+        "{num_texts:,} texts with {num_in_kb:,} links, {num_out_of_kb:,} more left out whose titles aren't known; a link is right "
+        "where its place and its title are".format(**counts)
+    )
+    return _report(options, evaluations, ("macro F1",), summary, counts)
+
+
+def _links(path: Path) -> dict[str, list[TitleLink]]:
+    """The links of each text of a file.
+
+    Raises:
+        BadDataError: for malformed lines, or an id that occurs twice.
+    """
+    texts = distinct(path, read_linked_texts(path))
+    return {text.id: [(own.start, own.end, own.title) for own in text.mentions] for text in texts}
+
+
+def _report(
+    options: EntitiesScoreOptions,
+    evaluations: Mapping[str, Evaluation],
+    tested: Sequence[str],
+    summary: str,
+    counts: Mapping[str, int],
+) -> str:
+    """The table with tests against the first, also as JSON where that is asked for."""
+    first = next(iter(evaluations))
+    comparisons = [each for measure in tested for each in compare(evaluations, first, measure, options.test)]
+    lines = [render_table(evaluation_rows(evaluations, comparisons)), f"\n{summary}"]
     if comparisons:
         columns = ("system", "measure", "difference", "wins", "losses", "p_value", "p_corrected")
         lines.append(render_table([{name: asdict(each)[name] for name in columns} for each in comparisons]))
     if options.json is not None:
-        counts = {
-            "num_in_kb": answers.num_queries,
-            "num_out_of_kb": answers.num_out_of_kb,
-            "num_with_pages": ranking.num_queries,
-        }
         means = {name: each.mean | {"num_missing": each.num_missing} for name, each in evaluations.items()}
         report = {"systems": means, **counts, "comparisons": [asdict(each) for each in comparisons]}
         options.json.parent.mkdir(parents=True, exist_ok=True)
@@ -72,15 +126,11 @@ def run_score(options: EntitiesScoreOptions) -> str:
     return "\n".join(lines)
 
 
-def _keys(
-    options: EntitiesScoreOptions, gold: Iterable[KiltRecord], pages: Iterable[Mapping[str, list[str]]]
-) -> tuple[Callable[[str], str], set[str] | None]:
+def _keys(options: EntitiesScoreOptions, titles: set[str]) -> tuple[Callable[[str], str], set[str] | None]:
     """Title -> what it's compared by, and which of those are known: entities where there's a trie, else titles."""
     if options.trie is None:
         return page_id, None
     trie, tokenizer = open_trie(options.trie, options.tokenizer)
-    titles = {page.title for record in gold for output in record.output for page in output.provenance if page.title}
-    titles |= {title for own in pages for ranking in own.values() for title in ranking}
     ids = _ids_of(trie, tokenizer, titles)
     keys = {title: f"entity {own[0]}" if own else page_id(title) for title, own in ids.items()}
     return keys.__getitem__, {keys[title] for title, own in ids.items() if own}

@@ -13,6 +13,7 @@ from rankdistill.errors import BadDataError
 from rankdistill.formats.gz import opened, replacing
 from rankdistill.formats.json_lines import BadField, json_lines
 from rankdistill.formats.linked_texts import LinkedText, TextMention, as_row, marked_text
+from rankdistill.formats.mentions import MentionTable
 from rankdistill.formats.titles import names_of, read_titles
 from rankdistill.generation.link_candidates import surface_trie
 from rankdistill.generation.linking import LinkedMention, link_entities
@@ -39,6 +40,12 @@ def run_link(options: EntitiesLinkOptions) -> str:
     if options.mentions is not None:
         surfaces = surface_trie(read_titles(options.mentions).titles, tokenizer, trie.eos)
     names = names_of(options.titles)
+    table = None if options.candidates is None else MentionTable.read(options.candidates)
+
+    def candidates(mention: str) -> list[str]:
+        assert table is not None
+        return [title for title, _ in table.candidates(mention, options.num_candidates)]
+
     model = AutoModelForSeq2SeqLM.from_pretrained(options.model).to(choose_device(options.device)).eval()
     rest, num_texts, num_mentions = _texts(options), 0, 0
     is_seen = options.output is None and sys.stdout.isatty()
@@ -52,6 +59,8 @@ def run_link(options: EntitiesLinkOptions) -> str:
                 trie,
                 [text.text for text in block],
                 mentions=surfaces,
+                candidates=None if table is None else candidates,
+                on_unknown="skip",
                 titles=names,
                 num_beams=options.num_beams,
                 max_gap=options.max_gap,

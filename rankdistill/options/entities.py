@@ -128,19 +128,21 @@ class EntitiesRetrieveOptions(_Decoding, _Model):
 @dataclass(frozen=True)
 class _Predictions:
     predictions: tuple[Path, ...]
-    """KILT files that entities disambiguate wrote, or TREC runs whose doc ids are titles; plain or .gz."""
+    """KILT files that entities disambiguate wrote, TREC runs whose doc ids are titles, or linked texts that entities link wrote;
+    plain or .gz."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EntitiesScoreOptions(_Predictions):
-    """Measures answers and rankings of pages against a KILT file; with several, tests which differ from the first."""
+    """Measures answers and rankings of pages against a KILT file, or links against linked texts; with several files of
+    predictions, tests which differ from the first."""
 
     gold: Path
-    """The KILT file with the right titles."""
+    """The KILT file, or the linked texts, with the right titles."""
 
     trie: Path | None = None
-    """The knowledge base: mentions whose titles aren't in it are left out of accuracy, and names of one entity count as one. All
-    titles are known without it."""
+    """The knowledge base: mentions whose titles aren't in it are left out of accuracy and of links' measures, and names of one
+    entity count as one. All titles are known without it."""
 
     tokenizer: str | None = None
     """The model whose tokens the trie is of: a folder, or an id on the hub."""

@@ -30,6 +30,12 @@ class EntitiesLinkOptions(_Model):
     mentions: Path | None = None
     """The only surfaces that may be mentions, one a line, plain or .gz; any text without it."""
 
+    candidates: Path | None = None
+    """Table of mentions (entities mentions): only what it has is linked, each mention to titles that it has there."""
+
+    num_candidates: int | None = 30
+    """Titles of a mention in that table, the likeliest first."""
+
     input: Path = Path("-")
     """Texts, plain or .gz; - is standard input. Of JSON lines (--format) "text" is read, and all keys come out again."""
 

@@ -14,6 +14,7 @@ import pytest
 
 from rankdistill.cli import main
 from rankdistill.formats.kilt import KiltOutput, KiltPage, KiltRecord, read_kilt, write_kilt
+from rankdistill.formats.linked_texts import LinkedText, TextMention, write_linked_texts
 from rankdistill.formats.mentions import MentionTable
 from rankdistill.formats.trec import read_qrels, read_run
 from rankdistill.generation.trie import TokenTrie
@@ -146,6 +147,37 @@ def test_priors_alone_are_right_as_often_as_by_hand(
     assert [each["measure"] for each in found["comparisons"]] == ["accuracy", "R-precision"]
     run("entities", "score", files[0], "--gold", made / "dev.jsonl")
     assert "5 mentions or questions, 0 left out" in capsys.readouterr().out
+
+
+def test_links_are_measured_by_place_and_title(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def write(name: str, **links: list[tuple[int, int, str]]) -> Path:
+        texts = [
+            LinkedText(id_, "Einstein met Turing in Paris.", tuple(TextMention(*own) for own in links.get(id_, [])))
+            for id_ in ("1", "2")
+        ]
+        write_linked_texts(tmp_path / name, texts)
+        return tmp_path / name
+
+    einstein, turing = (0, 8, "Albert Einstein"), (13, 19, "Alan Turing")
+    gold = write("gold.jsonl", **{"1": [einstein, turing], "2": [(23, 28, "Paris, Texas")]})
+    files = write("few.jsonl", **{"1": [(0, 8, "albert einstein")]}), write("more.jsonl", **{"1": [einstein, turing]})
+    report, known = tmp_path / "report.json", ["--trie", made / "titles.rdtrie", "--tokenizer", made / "model"]
+    run("entities", "score", *files, "--gold", gold, *known, "--json", report)
+    assert "2 texts with 2 links, 1 more left out whose titles aren't known" in capsys.readouterr().out
+    found = json.loads(report.read_text(encoding="utf-8"))
+    # An uncased tokenizer's title is the same entity.
+    few, more = (found["systems"][str(path)] for path in files)
+    assert (few["precision"], few["recall"], few["F1"], few["macro F1"]) == pytest.approx((1, 1 / 2, 2 / 3, 5 / 6))
+    assert more["F1"] == more["macro F1"] == 1
+    assert [(each["measure"], each["wins"]) for each in found["comparisons"]] == [("macro F1", 1)]
+    run("entities", "score", files[1], "--gold", gold)
+    assert "2 texts with 3 links, 0 more left out" in capsys.readouterr().out
+    write_linked_texts(tmp_path / "foreign.jsonl", [LinkedText("3", "x")])
+    found = fails(capsys, "entities", "score", tmp_path / "foreign.jsonl", "--gold", gold)
+    assert "expected predictions for texts of" in found
+    write_linked_texts(tmp_path / "twice.jsonl", [LinkedText("1", "x"), LinkedText("1", "y")])
+    found = fails(capsys, "entities", "score", tmp_path / "twice.jsonl", "--gold", gold)
+    assert 'twice.jsonl:2: expected distinct ids, found "1" a second time' in found
 
 
 def test_priors_are_mixed_in(made: Path, tmp_path: Path) -> None:

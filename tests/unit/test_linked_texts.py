@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rankdistill.errors import BadDataError
-from rankdistill.evaluation.linking import linking_scores
+from rankdistill.evaluation.linking import evaluate_links, linking_scores
 from rankdistill.formats.linked_texts import (
     LinkedText,
     TextMention,
@@ -102,3 +102,15 @@ def test_scores_as_counted_one_by_one(gold: list[set[object]], found: list[set[o
     assert linking_scores(gold, found)[:3] == pytest.approx(counted_f1(gold, found))  # type: ignore[arg-type]
     known = [{link for link in own if link[2] != "C"} for own in gold]  # type: ignore[index]
     assert linking_scores(gold, found, {"A", "B"})[:3] == pytest.approx(counted_f1(known, found))  # type: ignore[arg-type]
+
+
+def test_each_text_has_its_own_f1() -> None:
+    gold = {"a": [(0, 1, "A"), (2, 3, "B")], "b": [], "c": [], "d": [(0, 1, "unknown")], "e": [(0, 1, "A")]}
+    found = {"a": [(0, 1, "A"), (4, 5, "B")], "b": [], "c": [(0, 1, "A")], "d": [(0, 1, "A")]}
+    evaluation = evaluate_links(gold, found, {"A", "B"})
+    assert evaluation.per_query == {"macro F1": {"a": 0.5, "b": 1, "c": 0, "d": 0, "e": 0}}
+    # One of three known gold links is found, among four that were.
+    assert evaluation.mean == pytest.approx({"F1": 2 / 7, "precision": 1 / 4, "recall": 1 / 3, "macro F1": 0.3})
+    assert (evaluation.num_queries, evaluation.num_missing, evaluation.counts.num_unknown) == (5, 1, 1)
+    with pytest.raises(ValueError, match="expected texts, found none"):
+        evaluate_links({}, {})

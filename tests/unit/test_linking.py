@@ -364,6 +364,12 @@ def test_the_command_links_json_lines(trained: Path, tmp_path: Path, capsys: pyt
     run("entities", "link", trained / "run" / "model", *files, "--input", trained / "gold.jsonl.gz", "-o", out,
         "--mentions", surfaces)  # fmt: skip
     assert capsys.readouterr().out == f"{out}: 1 mentions in 4 texts\n"
+    table = tmp_path / "mentions.tsv"
+    table.write_text(f"Dictionary\t{TITLES[2]}\t2\ndictionary\tnot a title of the trie\t3\n")
+    run("entities", "link", trained / "run" / "model", *files, "--input", trained / "gold.jsonl.gz", "-o", out,
+        "--candidates", table)  # fmt: skip
+    assert {own.title for text in read_linked_texts(out) for own in text.mentions} == {TITLES[2]}
+    capsys.readouterr()
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"text": "a"}\n{"text": 1}\n')
     with pytest.raises(SystemExit):
