@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="texts of dev and test, drawn at random")
     parser.add_argument("--beams", type=int, default=4)
     parser.add_argument("--name", default="linked-text", help="of the result")
+    parser.add_argument("--json", type=Path, help="the result; eval/results/linking-<name>.json without it")
     arguments = parser.parse_args()
     started = time.perf_counter()
     loaded = Seq2SeqModel.from_pretrained(arguments.model, device="cpu")
@@ -126,7 +127,7 @@ def main() -> None:
         "load_1min": os.getloadavg()[0],
         "seconds": round(time.perf_counter() - started),
     }
-    save_json(RESULTS / f"linking-{arguments.name}.json", result, indent=1)
+    save_json(arguments.json or RESULTS / f"linking-{arguments.name}.json", result, indent=1)
 
 
 def sample(texts: list[LinkedText], limit: int | None) -> list[LinkedText]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -365,16 +367,38 @@ def test_the_command_links_json_lines(trained: Path, tmp_path: Path, capsys: pyt
         "--mentions", surfaces)  # fmt: skip
     assert capsys.readouterr().out == f"{out}: 1 mentions in 4 texts\n"
     table = tmp_path / "mentions.tsv"
-    table.write_text(f"Dictionary\t{TITLES[2]}\t2\ndictionary\tnot a title of the trie\t3\n")
+    table.write_text(f"Dictionary\t{TITLES[1]}\t2\nfile\tnot a title of the trie\t3\n")
     run("entities", "link", trained / "run" / "model", *files, "--input", trained / "gold.jsonl.gz", "-o", out,
         "--candidates", table)  # fmt: skip
-    assert {own.title for text in read_linked_texts(out) for own in text.mentions} == {TITLES[2]}
+    assert {own.title for text in read_linked_texts(out) for own in text.mentions} == {TITLES[1]}
     capsys.readouterr()
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"text": "a"}\n{"text": 1}\n')
     with pytest.raises(SystemExit):
         main(["entities", "link", str(trained / "run" / "model"), *map(str, files), "--input", str(bad)])
     assert 'bad.jsonl:2: expected an object with a "text", a string, found {"text": 1}' in capsys.readouterr().err
+
+
+def test_the_script_measures_links_against_a_dictionary(trained: Path, tmp_path: Path) -> None:
+    # A table that has "list" and "to": the likelier title of "list" is right once, "to" is never a link.
+    table = tmp_path / "mentions.tsv"
+    table.write_text(f"list\t{TITLES[0]}\t2\nlist\t{TITLES[3]}\t1\nto\t{TITLES[1]}\t1\n")
+    files = {"--trie": "titles.rdtrie", "--titles": "titles.txt"} | dict.fromkeys(
+        ("--train", "--dev", "--test"), "gold.jsonl.gz"
+    )
+    own = [part for flag, name in files.items() for part in (flag, str(trained / name))]
+    script = Path(__file__).parents[2] / "eval" / "linking.py"
+    command = [sys.executable, str(script), "--model", str(trained / "run" / "model"), "--mentions", str(table), *own]
+    subprocess.run([*command, "--json", str(tmp_path / "result.json")], check=True, capture_output=True)
+    result = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
+    rows = {row["way"]: row for row in result["rows"]}
+    assert (result["num_links"], result["num_links_out_of_kb"], result["links_in_table"]) == (4, 0, 0.5)
+    dictionary = rows["dictionary"]
+    assert (dictionary["precision"], dictionary["recall"]) == (0.5, 0.25)
+    assert rows["all titles"]["F1"] == 1
+    assert (rows["candidates"]["precision"], rows["candidates"]["recall"]) == (1, 0.5)
+    assert dictionary["p"] is None
+    assert 0 < rows["all titles"]["p"] <= 1
 
 
 def test_the_command_links_lines_of_standard_input(
