@@ -8,6 +8,7 @@ transformers' own registry of attention functions.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,8 +37,11 @@ def can_pack(body: nn.Module, device: torch.device) -> bool:
 
     A GPU would rather have few big products, and not wait for lengths.
     """
-    known = isinstance(body, PreTrainedModel) and body.config.model_type in PACKED_FAMILIES
-    return known and body.training and device.type == "cpu"
+    if not isinstance(body, PreTrainedModel) or not body.training or device.type != "cpu":
+        return False
+    # ModernBERT's code looks there since transformers 5.1.
+    has_registry = hasattr(sys.modules[type(body).__module__], "ALL_ATTENTION_FUNCTIONS")
+    return has_registry and body.config.model_type in PACKED_FAMILIES
 
 
 def run_packed(body: PreTrainedModel, given: Mapping[str, Tensor], *, output_hidden_states: bool = False) -> Any:

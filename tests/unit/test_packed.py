@@ -49,7 +49,8 @@ def test_packed_states_and_gradients_are_the_padded_ones(
     family: str, lengths: list[int], tmp_path: Path, tiny_tokenizer_dir: Path
 ) -> None:
     body = AutoModel.from_pretrained(save_encoder(family, tmp_path, tiny_tokenizer_dir)).double()
-    ids_BL, mask_BL = rectangle(body, lengths)
+    assert can_pack(body.train(), CPU)
+    ids_BL, mask_BL = rectangle(body.eval(), lengths)
     own_attention = body.config._attn_implementation
     kinds: list[Callable[[], dict[str, Tensor]]] = [
         lambda: {"input_ids": ids_BL},
