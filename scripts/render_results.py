@@ -16,7 +16,7 @@ def main() -> None:
     intro = "Rendered by `make results` from `eval/results/*.json`; each section names the command that measured it."
     parts = [f"# Results\n\n{intro}\n"]
     experiments = {"teachers": teachers, "students": students, "losses": losses, "scales": scales, "exits": exits}
-    experiments["entities"] = entities
+    experiments |= {"entities": entities, "linking": links}
     for name, section in experiments.items():
         for path in sorted(RESULTS.glob(f"{name}-*.json")):
             parts.append(section(json.loads(path.read_text(encoding="utf-8"))))
@@ -25,6 +25,7 @@ def main() -> None:
         "merge": merge,
         "batches": batches,
         "training": training,
+        "training-bfloat16": training,
         "mini-batches": mini_batches,
         "exits": exit_steps,
         "encode": encode,
@@ -142,6 +143,29 @@ def entities(result: dict[str, Any]) -> str:
             f"p: on {part['measure']} against written titles.\n\n{render_table(rows, style='markdown', decimals=3)}\n\n"
         )
     return found + by(result)
+
+
+def links(result: dict[str, Any]) -> str:
+    name, table = Path(result["model"]).parent.name or result["model"], result["table"]
+    rows = [
+        {
+            "way": row["way"],
+            **{measure: row[measure] for measure in ("F1", "precision", "recall", "macro F1")},
+            "p": "" if row["p"] is None else f"{row['p']:.4f}",
+            "at least": f"{row['at least']:g}",
+            "ms a text": f"{row['ms a text']:.0f}",
+        }
+        for row in result["rows"]
+    ]
+    return (
+        f"## Links in texts: {name}\n\n{result['num_texts']:,} held-aside texts with {result['num_links']:,} links to "
+        f"{result['titles']:,} titles ({result['num_links_out_of_kb']:,} more to others are left out), {result['beams']} beams. "
+        f"The table has {table['mentions']:,} mentions and {table['pairs']:,} titles, and the right one for "
+        f"{result['links_in_table']:.0%} of the links. At least: the share of a surface's occurrences that are links, or the "
+        "log-probability of a link, chosen on other texts. p: randomisation test on the texts' F1 against the dictionary, "
+        f"Holm-corrected; {result['threads']} threads, load {result['load_1min']:.1f}.\n\n"
+        f"{render_table(rows, style='markdown', decimals=3)}\n\n{by(result)}"
+    )
 
 
 def named(result: dict[str, Any]) -> str:
@@ -279,7 +303,8 @@ def training(result: dict[str, Any]) -> str:
         for row in result["rows"]
     ]
     return (
-        f"## Training steps\n\nMargin-MSE on the same {int(setting['steps']) * int(setting['batch']):,} rows of "
+        f"## Training steps in {setting['dtype']}\n\n"
+        f"Margin-MSE on the same {int(setting['steps']) * int(setting['batch']):,} rows of "
         f"{Path(setting['data']).name}: the first {setting['num_layers']} layers of MiniLM (TK: its embeddings), batches of "
         f"{setting['batch']}, {setting['query_length']}/{setting['doc_length']} tokens, {setting['dtype']}, {setting['cores']} "
         f"cores, load {setting['load_1min']} at the end. Both trainers start from the same folder; the best of "
