@@ -22,6 +22,8 @@ from rankdistill.generation.entity_scores import evaluate_answers, open_trie
 from rankdistill.generation.pages import retrieve_entities
 from rankdistill.generation.trie import TokenTrie
 from rankdistill.generation.watch import observed_search, render_search
+from rankdistill.models.backbone import load_tokenizer, resolve
+from rankdistill.models.seq2seq import load_writer
 from rankdistill.options.entities import (
     EntitiesDisambiguateOptions,
     EntitiesMentionsOptions,
@@ -84,10 +86,11 @@ def run_disambiguate(options: EntitiesDisambiguateOptions) -> str:
             mentions.append(own)
     if not records:
         raise BadDataError("at least one record", "none", path=str(options.files[0]) if options.files else None)
-    model, tokenizer, longest = _load(options.model, options.device, weights=options.mode != "prior")
+    writer = None if options.mode == "prior" else load_writer(options.model, options.device)
+    tokenizer = load_tokenizer(resolve(options.model)) if writer is None else writer.tokenizer
     trie = TokenTrie.open(options.trie, tokenizer=tokenizer)
     done = disambiguate(
-        model,
+        None if writer is None else writer.model,
         tokenizer,
         trie,
         mentions,
@@ -98,7 +101,7 @@ def run_disambiguate(options: EntitiesDisambiguateOptions) -> str:
         num_beams=options.num_beams,
         num_results=options.num_results,
         length_penalty=options.length_penalty,
-        max_input_length=longest,
+        max_input_length=None if writer is None else writer.source_max_length,
         batch_size=options.batch_size,
         progress=sys.stderr.isatty(),
     )
@@ -137,11 +140,11 @@ def _in_kb(trie: TokenTrie, tokenizer: Any, records: Sequence[KiltRecord], answe
 def run_retrieve(options: EntitiesRetrieveOptions) -> str:
     """Writes the run of a file's queries."""
     queries = read_queries(options.queries, max_words=options.max_words)
-    model, tokenizer, longest = _load(options.model, options.device)
+    writer = load_writer(options.model, options.device)
     run = retrieve_entities(
-        model,
-        tokenizer,
-        TokenTrie.open(options.trie, tokenizer=tokenizer),
+        writer.model,
+        writer.tokenizer,
+        TokenTrie.open(options.trie, tokenizer=writer.tokenizer),
         queries,
         k=options.k,
         num_beams=max(options.k, options.num_beams),
@@ -149,7 +152,7 @@ def run_retrieve(options: EntitiesRetrieveOptions) -> str:
         names=names_of(options.titles),
         length_penalty=options.length_penalty,
         aliases=options.aliases,
-        max_input_length=longest,
+        max_input_length=writer.source_max_length,
         batch_size=options.batch_size,
         progress=sys.stderr.isatty(),
     )
@@ -159,19 +162,20 @@ def run_retrieve(options: EntitiesRetrieveOptions) -> str:
 
 def run_watch(options: EntitiesWatchOptions) -> Iterator[str]:
     """Pages to print one after the other: a step of the search each, and at last what was found."""
-    model, tokenizer, longest = _load(options.model, options.device)
+    writer = load_writer(options.model, options.device)
+    tokenizer = writer.tokenizer
     trie = TokenTrie.open(options.trie, tokenizer=tokenizer)
     if options.allowed:
         trie = trie.subset(options.allowed, tokenizer)
     penalty = options.length_penalty
     steps, found = observed_search(
-        model,
+        writer.model,
         tokenizer,
         trie,
         options.text,
         num_beams=options.num_beams,
         length_penalty=penalty,
-        max_input_length=longest,
+        max_input_length=writer.source_max_length,
     )
     plain = not sys.stdout.isatty() or "NO_COLOR" in os.environ
 
@@ -179,17 +183,3 @@ def run_watch(options: EntitiesWatchOptions) -> Iterator[str]:
         return text if plain or not text else f"{_STYLES[name]}{text}\x1b[0m"
 
     return render_search(steps, found, tokenizer, length_penalty=penalty, style=style)
-
-
-def _load(name: str, device: str, *, weights: bool = True) -> tuple[Any, Any, int | None]:
-    """Model, tokenizer, and the tokens of a text that are read; without weights, the model is None."""
-    from transformers import AutoConfig, AutoTokenizer
-
-    from rankdistill.models.seq2seq import Seq2SeqModel
-
-    if not weights:
-        return None, AutoTokenizer.from_pretrained(name), None
-    if not AutoConfig.from_pretrained(name).is_encoder_decoder:
-        raise ValueError(f"expected an encoder-decoder, found another model in {name}; make one with train genre")
-    loaded = Seq2SeqModel.from_pretrained(name, device=device)
-    return loaded.model, loaded.tokenizer, loaded.source_max_length

@@ -18,6 +18,7 @@ from rankdistill.formats.titles import names_of, read_titles
 from rankdistill.generation.link_candidates import surface_trie
 from rankdistill.generation.linking import LinkedMention, link_entities
 from rankdistill.generation.trie import TokenTrie
+from rankdistill.models.seq2seq import load_writer
 from rankdistill.options.linking import EntitiesLinkOptions
 
 __all__ = ["run_link"]
@@ -30,11 +31,8 @@ _AT_A_TERMINAL = "\033[1m{text}\033[0m \033[34m[{title}]\033[0m"
 
 def run_link(options: EntitiesLinkOptions) -> str:
     """Links the input's texts, writes them, and says what was found (nothing, where they went to standard output)."""
-    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
-
-    from rankdistill.models.precision import choose_device
-
-    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    writer = load_writer(options.model, options.device)
+    tokenizer = writer.tokenizer
     trie = TokenTrie.open(options.trie, tokenizer=tokenizer)
     surfaces = None
     if options.mentions is not None:
@@ -46,7 +44,6 @@ def run_link(options: EntitiesLinkOptions) -> str:
         assert table is not None
         return [title for title, _ in table.candidates(mention, options.num_candidates)]
 
-    model = AutoModelForSeq2SeqLM.from_pretrained(options.model).to(choose_device(options.device)).eval()
     rest, num_texts, num_mentions = _texts(options), 0, 0
     is_seen = options.output is None and sys.stdout.isatty()
     with ExitStack() as stack:
@@ -54,7 +51,7 @@ def run_link(options: EntitiesLinkOptions) -> str:
         at_once = 1 if str(options.input) == "-" and sys.stdin.isatty() else _TEXTS
         while block := list(itertools.islice(rest, at_once)):
             found = link_entities(
-                model,
+                writer.model,
                 tokenizer,
                 trie,
                 [text.text for text in block],

@@ -22,7 +22,7 @@ from rankdistill.models.backbone import (
 from rankdistill.models.precision import choose_device
 from rankdistill.models.towers import Card
 
-__all__ = ["Seq2SeqModel"]
+__all__ = ["Seq2SeqModel", "load_writer"]
 
 # What a body that becomes a decoder hasn't learnt: to look at the text, and to write.
 _NEW = ("crossattention", "cross_attn", "cls.", "lm_head", "generator_")
@@ -122,6 +122,18 @@ class Seq2SeqModel(nn.Module):
         self.model.save_pretrained(path)
         self.tokenizer.model_max_length = self.source_max_length
         self.tokenizer.save_pretrained(path)
+
+
+def load_writer(name_or_path: str | Path, device: str = "auto") -> Seq2SeqModel:
+    """An encoder-decoder that is one already, to write with.
+
+    Raises:
+        ValueError: for an encoder, whose decoder would be random.
+    """
+    if not AutoConfig.from_pretrained(resolve(str(name_or_path))).is_encoder_decoder:
+        found = f"expected an encoder-decoder, found another model in {name_or_path}"
+        raise ValueError(f"{found}; make one with train genre")
+    return Seq2SeqModel.from_pretrained(name_or_path, device=device)
 
 
 def _of_encoder(
