@@ -10,8 +10,10 @@ For each exit, all of them MiniLM's first layers, searching the whole collection
     AdaptiveLayer  sentence-transformers' AdaptiveLayerLoss, with as many steps
 
 All learn by InfoNCE; with --teacher also from T1's margins (Margin-MSE at every exit), but for AdaptiveLayerLoss, which can't.
+Models are also measured, as they are, on other collections (--zero-shot cosqa).
 
-    python eval/exits.py COLLECTION [--exits 2 4 6] [--seeds 42] [--teacher] [--data FOLDER] [--out runs/cross-architecture]
+    python eval/exits.py COLLECTION [--exits 2 4 6] [--seeds 42] [--teacher] [--zero-shot OTHER] [--data FOLDER]
+        [--out runs/cross-architecture]
 
 Every part is kept in the output folder and not made twice. Writes eval/results/exits-<collection>.json.
 """
@@ -19,10 +21,12 @@ Every part is kept in the output folder and not made twice. Writes eval/results/
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import logging
 import random
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +52,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[42])
     parser.add_argument("--teacher", action="store_true", help="also learn T1's margins")
     parser.add_argument("--without", nargs="*", default=[], choices=["teaching", "adaptive"], help="rows to leave out")
+    parser.add_argument(
+        "--zero-shot", nargs="*", default=[], choices=sorted(SETTINGS), help="other collections to test on"
+    )
     parser.add_argument("--data", type=Path, default=SHARED, help="folder that holds the collection's BEIR folder")
     parser.add_argument("--out", type=Path, default=Path("runs/cross-architecture"))
     parser.add_argument("--backend", choices=["torch", "openvino"], default="torch", help="of searching")
@@ -56,13 +63,23 @@ def main() -> None:
     started = time.perf_counter()
     out = arguments.out / arguments.collection
     study = Study(arguments.collection, arguments.data, out, FULL, LEARNING_RATE, arguments.backend)
+    others = [replace(study, name=name, out=arguments.out / name) for name in arguments.zero_shot]
     exits, seeds = tuple(sorted(arguments.exits)), arguments.seeds
     loss = ("margin-mse:0.05", "infonce") if arguments.teacher else ("infonce",)
-    runs: dict[str, list[Run]] = {}
+    runs: dict[str, dict[str, list[Run]]] = {each.name: {} for each in (study, *others)}
     seconds: dict[str, float] = {}
 
     def add(label: str, name: str, model: DotModel) -> None:
-        runs.setdefault(label, []).append(study.kept(name, lambda: study.retrieve(study.compiled(model))))
+        compiled = functools.cache(lambda: study.compiled(model))
+        found = study.kept(name, lambda: study.retrieve(compiled()))
+        runs[study.name].setdefault(label, []).append(found)
+        for other in others:
+
+            def elsewhere(other: Study = other) -> Run:
+                model.query_max_length, model.doc_max_length = other.setting.query_length, other.setting.doc_length
+                return other.retrieve(compiled())
+
+            runs[other.name].setdefault(label, []).append(other.kept(f"{study.name}-{name}", elsewhere))
         print(label, name, flush=True)
 
     for k in exits:
@@ -95,13 +112,27 @@ def main() -> None:
                     f"{name}-{k}",
                     DotModel.from_pretrained(folder, num_layers=k, normalize=False),
                 )
-    baselines = {label: f"{label.split(':')[0]}: alone" for label in runs}
-    rows = sorted(table(study.qrels, runs, baselines), key=lambda row: int(row["system"].split(":")[0]))
+    rows, *zero_shot = (compared(each, runs[each.name]) for each in (study, *others))
     kind = "-teacher" if arguments.teacher else ""
     seconds = {label: total / len(seeds) for label, total in seconds.items()}
-    write_result(f"exits-{study.name}{kind}", study, started, seeds=seeds, loss=loss, rows=rows, train_seconds=seconds)
+    elsewhere = dict(zip(arguments.zero_shot, zero_shot, strict=True))
+    parts: dict[str, Any] = {
+        "seeds": seeds,
+        "loss": loss,
+        "rows": rows,
+        "train_seconds": seconds,
+        "zero_shot": elsewhere,
+    }
+    write_result(f"exits-{study.name}{kind}", study, started, **parts)
     shown = ("system", "nDCG@10", "RR@10", "R@100", "p")
-    print(render_table([{key: row[key] for key in shown} for row in rows], decimals=3))
+    for each in (rows, *zero_shot):
+        print(render_table([{key: row[key] for key in shown} for row in each], decimals=3))
+
+
+def compared(study: Study, runs: dict[str, list[Run]]) -> list[dict[str, Any]]:
+    """Rows by exit, each against the same body cut there and trained alone."""
+    baselines = {label: f"{label.split(':')[0]}: alone" for label in runs}
+    return sorted(table(study.qrels, runs, baselines), key=lambda row: int(row["system"].split(":")[0]))
 
 
 def adaptive_layer(study: Study, seed: int) -> tuple[str, str, float]:

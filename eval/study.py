@@ -74,6 +74,8 @@ SETTINGS = {
     "squad11dev": Setting(5000, 1, 96, 96, 400, "as published"),
     "stackoverflow-codenn": Setting(5000, 1, 48, 96, 400, "as published"),
     "medquad": Setting(5000, 1, 32, 96, 400, "as published"),
+    "codetrans-java-cs": Setting(5000, 1, 96, 96, 400, "as published"),
+    "cosqa": Setting(0, 0, 32, 96, 500, "as published"),  # to test on: it has no training queries here
 }
 
 

@@ -90,11 +90,15 @@ def scales(result: dict[str, Any]) -> str:
 def exits(result: dict[str, Any]) -> str:
     seconds = result["train_seconds"]
     alone = sum(value for label, value in seconds.items() if label.endswith("alone"))
+    elsewhere = "".join(
+        f"The same models on {name}, of which they have seen nothing:\n\n{compared(rows)}\n\n"
+        for name, rows in result.get("zero_shot", {}).items()
+    )
     ways = ", ".join(f"{label} {value:.0f} s" for label, value in seconds.items() if not label.endswith("alone"))
     return (
         f"## One model, many exits: {result['collection']}\n\n{made(result)} Loss: {' + '.join(result['loss'])} at every exit. The "
         "whole collection is searched. p: against the same body cut there and trained alone, Holm-corrected.\n\n"
-        f"{compared(result['rows'])}\n\n"
+        f"{compared(result['rows'])}\n\n{elsewhere}"
         f"Training: {ways}; each exit alone, together {alone:.0f} s.\n\n{by(result)}"
     )
 
