@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -244,9 +243,7 @@ def latency(study: Study, seeds: list[int], only: list[str] | None) -> None:
         rows.append(
             row | {"bytes": size, "bytes a document": None if size is None else size / study.collection.num_docs}
         )
-    write_result(
-        f"latency-{study.name}", study, started, num_queries=len(query_ids), load_1min=os.getloadavg()[0], rows=rows
-    )
+    write_result(f"latency-{study.name}", study, started, num_queries=len(query_ids), rows=rows)
     print(render_table(rows, decimals=1))
 
 

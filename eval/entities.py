@@ -26,20 +26,15 @@ import argparse
 import dataclasses
 import functools
 import json
-import os
 import random
-import shlex
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
+from facts import facts
 from timing import constraint_seconds
 
-import rankdistill
 from rankdistill.evaluation.entities import EntityEvaluation, evaluate_pages
 from rankdistill.evaluation.latency import measure_latency
 from rankdistill.evaluation.measures import Evaluation, evaluate
@@ -178,15 +173,7 @@ def main() -> None:
         "weight_chosen_on": None if arguments.dev is None else arguments.dev.name,
         "mentions": mentions,
         "pages": pages,
-        "command": shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
-        "versions": {
-            "rankdistill": rankdistill.__version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-        "threads": torch.get_num_threads(),
-        "load_1min": os.getloadavg()[0],
-        "seconds": round(time.perf_counter() - started),
+        **facts(started),
     }
     path = arguments.json or RESULTS / f"entities-{arguments.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)

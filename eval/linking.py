@@ -16,21 +16,16 @@ Writes eval/results/linking-<name>.json. eval/linked_text.py makes the files.
 from __future__ import annotations
 
 import argparse
-import os
-import random
 import re
-import shlex
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
+from entities import sample
+from facts import facts
 
-import rankdistill
 from rankdistill.evaluation.linking import LinkEvaluation, TitleLink, evaluate_links
 from rankdistill.evaluation.report import render_table
 from rankdistill.evaluation.significance import compare
@@ -117,24 +112,9 @@ def main() -> None:
         "num_links_out_of_kb": counts.num_unknown,
         "links_in_table": reachable(test, table, entity, known),
         "rows": rows,
-        "command": shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
-        "versions": {
-            "rankdistill": rankdistill.__version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-        "threads": torch.get_num_threads(),
-        "load_1min": os.getloadavg()[0],
-        "seconds": round(time.perf_counter() - started),
+        **facts(started),
     }
     save_json(arguments.json or RESULTS / f"linking-{arguments.name}.json", result, indent=1)
-
-
-def sample(texts: list[LinkedText], limit: int | None) -> list[LinkedText]:
-    """So many of them in their order, the same ones each time."""
-    if limit is None or limit >= len(texts):
-        return texts
-    return [texts[row] for row in sorted(random.Random(0).sample(range(len(texts)), limit))]
 
 
 def entities(

