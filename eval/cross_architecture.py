@@ -99,6 +99,7 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="+", metavar="TEXT", help="students whose name holds one of these, and baselines"
     )
+    parser.add_argument("--suffix", default="", help="of the result's name, beside those of other rows or seeds")
     parser.add_argument("--learning-rate", type=float, default=3e-4, help="of all students")
     parser.add_argument("--backend", choices=["torch", "openvino"], default="torch", help="of searching and scoring")
     parser.add_argument(
@@ -114,6 +115,7 @@ def main() -> None:
         arguments.learning_rate,
         arguments.backend,
         arguments.held_out,
+        arguments.suffix,
     )
     TABLES[arguments.table](study, arguments.seeds, arguments.only)
 

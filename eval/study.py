@@ -86,6 +86,7 @@ class Study:
         backend: what runs models that search or re-rank.
         held_out: cross-encoders that are trained score a triple only if its query was in the other half of their training data.
             A teacher is surer of what it has learnt by heart than a student can make use of.
+        suffix: of its results' names.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Study:
     learning_rate: float = 3e-4
     backend: Backend = "torch"
     held_out: bool = False
+    suffix: str = ""
 
     @property
     def setting(self) -> Setting:
@@ -385,7 +387,7 @@ def _mean(evaluations: Sequence[Evaluation]) -> Evaluation:
 
 def write_result(name: str, study: Study, started: float, **parts: Any) -> None:
     """Writes eval/results/<name>.json, with what is needed to repeat it; apart where teachers are `held_out`."""
-    name += "-held-out" if study.held_out else ""
+    name += ("-held-out" if study.held_out else "") + (f"-{study.suffix}" if study.suffix else "")
     result = {
         "collection": study.name,
         "setting": vars(study.setting),
