@@ -4,9 +4,9 @@
     all titles              any run of tokens may be a mention, with any title of the trie
     candidates              mentions and titles of the table
 
-The dictionary's threshold is chosen on --dev, and so is how sure each model's link has to be (`min_score`). Surfaces are counted in
---train. Measures are InKB (`evaluate_links`): a link is right if its place and its title are. Tests are against the dictionary
-(randomisation test on the texts' own F1, Holm-corrected).
+The dictionary's threshold is chosen on --dev, and so are the model's bonus for a link, and how sure a link has to be. Surfaces are
+counted in --train. Measures are InKB (`evaluate_links`): a link is right if its place and its title are. Tests are against the
+dictionary (randomisation test on the texts' own F1, Holm-corrected).
 
     python eval/linking.py --model FOLDER --trie T --titles FILE --mentions TABLE --train LINKED --dev LINKED --test LINKED
 
@@ -39,7 +39,8 @@ from rankdistill.models.seq2seq import Seq2SeqModel
 
 RESULTS = Path(__file__).parent / "results"
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)  # of a surface's occurrences that are links
-LEAST_SCORES = (-12.0, -10.0, -8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0)
+LEAST_SCORES = (-30.0, -25.0, -20.0, -16.0, -12.0, -10.0, -8.0, -6.0, -4.0, -2.0)
+BONUSES = (0.0, 5.0, 10.0, 15.0)
 MAX_WORDS = 8  # of a surface
 WORD = re.compile(r"\w+")
 
@@ -55,7 +56,8 @@ def main() -> None:
     parser.add_argument("--mentions", type=Path, required=True, help="the table of mentions, of training texts only")
     for split in ("train", "dev", "test"):
         parser.add_argument(f"--{split}", type=Path, required=True, help="linked texts")
-    parser.add_argument("--limit", type=int, help="texts of dev and test, drawn at random")
+    parser.add_argument("--limit", type=int, help="texts of test, drawn at random")
+    parser.add_argument("--dev-limit", type=int, help="the same of dev")
     parser.add_argument("--beams", type=int, default=4)
     parser.add_argument("--name", default="linked-text", help="of the result")
     parser.add_argument("--json", type=Path, help="the result; eval/results/linking-<name>.json without it")
@@ -64,7 +66,8 @@ def main() -> None:
     loaded = Seq2SeqModel.from_pretrained(arguments.model, device="cpu")
     trie = TokenTrie.open(arguments.trie, tokenizer=loaded.tokenizer)
     table, names = MentionTable.read(arguments.mentions), names_of(arguments.titles)
-    dev, test = (sample(list(read_linked_texts(path)), arguments.limit) for path in (arguments.dev, arguments.test))
+    dev = sample(list(read_linked_texts(arguments.dev)), arguments.dev_limit)
+    test = sample(list(read_linked_texts(arguments.test)), arguments.limit)
     entity, known = entities(trie, loaded.tokenizer, table, [*dev, *test])
 
     def written(texts: Sequence[LinkedText], **more: Any) -> Scored:
@@ -81,21 +84,28 @@ def main() -> None:
         return [title for title, _ in table.candidates(mention, 30)]
 
     shares = link_shares(list(read_linked_texts(arguments.train)), table)
-    ways: dict[str, tuple[Sequence[float], Callable[[Sequence[LinkedText]], Scored]]] = {
-        "dictionary": (SHARES, lambda texts: by_dictionary(texts, table, shares, entity)),
-        "all titles": (LEAST_SCORES, written),
-        "candidates": (LEAST_SCORES, lambda texts: written(texts, candidates=candidates, on_unknown="skip")),
+    own = {"candidates": candidates, "on_unknown": "skip"}
+    ways: dict[str, tuple[Sequence[float], Sequence[float], Callable[[Sequence[LinkedText], float], Scored]]] = {
+        "dictionary": (SHARES, (0.0,), lambda texts, bonus: by_dictionary(texts, table, shares, entity)),
+        "all titles": (LEAST_SCORES, BONUSES, lambda texts, bonus: written(texts, bonus=bonus)),
+        "candidates": (LEAST_SCORES, BONUSES, lambda texts, bonus: written(texts, bonus=bonus, **own)),
     }
     evaluations: dict[str, LinkEvaluation] = {}
     rows: list[dict[str, Any]] = []
-    for way, (least, find) in ways.items():
-        found = find(dev)
-        best = max(least, key=lambda value: measured(dev, found, value, entity, known).mean["F1"])
+    for way, (least, bonuses, find) in ways.items():
+        by_choice = {
+            (bonus, value): measured(dev, found, value, entity, known).mean["F1"]
+            for bonus in bonuses
+            for found in [find(dev, bonus)]
+            for value in least
+        }
+        bonus, sure = max(by_choice, key=by_choice.__getitem__)
         start = time.perf_counter()
-        found = find(test)
+        found = find(test, bonus)
         seconds = time.perf_counter() - start
-        evaluations[way] = measured(test, found, best, entity, known)
-        rows.append({"way": way, **evaluations[way].mean, "at least": best, "ms a text": 1e3 * seconds / len(test)})
+        evaluations[way] = measured(test, found, sure, entity, known)
+        times = {"bonus": bonus, "at least": sure, "ms a text": 1e3 * seconds / len(test)}
+        rows.append({"way": way, **evaluations[way].mean, **times, "F1 on dev": by_choice[bonus, sure]})
         print(rows[-1], flush=True)
     tests = {each.system: each for each in compare(evaluations, "dictionary", "macro F1", "randomisation")}
     for row in rows:
@@ -107,6 +117,7 @@ def main() -> None:
         "titles": trie.num_entities,
         "table": {"mentions": len(table), "pairs": table.num_pairs},
         "beams": arguments.beams,
+        "num_dev_texts": len(dev),
         "num_texts": len(test),
         "num_links": counts.num_gold,
         "num_links_out_of_kb": counts.num_unknown,

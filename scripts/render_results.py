@@ -156,7 +156,7 @@ def links(result: dict[str, Any]) -> str:
             "way": row["way"],
             **{measure: row[measure] for measure in ("F1", "precision", "recall", "macro F1")},
             "p": "" if row["p"] is None else f"{row['p']:.4f}",
-            "at least": f"{row['at least']:g}",
+            "bonus, at least": f"{row['bonus']:g}, {row['at least']:g}",
             "ms a text": f"{row['ms a text']:.0f}",
         }
         for row in result["rows"]
@@ -166,7 +166,8 @@ def links(result: dict[str, Any]) -> str:
         f"{result['titles']:,} titles ({result['num_links_out_of_kb']:,} more to others are left out), {result['beams']} beams. "
         f"The table has {table['mentions']:,} mentions and {table['pairs']:,} titles, and the right one for "
         f"{result['links_in_table']:.0%} of the links. At least: the share of a surface's occurrences that are links, or the "
-        "log-probability of a link, chosen on other texts. p: randomisation test on the texts' F1 against the dictionary, "
+        f"log-probability of a link; this and the bonus for a link are chosen on {result['num_dev_texts']} other texts. "
+        "p: randomisation test on the texts' F1 against the dictionary, "
         f"Holm-corrected; {result['threads']} threads, load {result['load_1min']:.1f}.\n\n"
         f"{render_table(rows, style='markdown', decimals=3)}\n\n{by(result)}"
     )

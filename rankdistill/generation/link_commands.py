@@ -61,6 +61,7 @@ def run_link(options: EntitiesLinkOptions) -> str:
                 titles=names,
                 num_beams=options.num_beams,
                 max_gap=options.max_gap,
+                bonus=options.bonus,
                 max_mention_length=options.max_mention_length,
                 window=options.window,
                 overlap=options.overlap,

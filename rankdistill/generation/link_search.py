@@ -104,6 +104,7 @@ class _Rules:
     num_beams: int
     max_gap: float
     room: float
+    bonus: float = 0.0
 
 
 class _Search:
@@ -137,7 +138,7 @@ class _Search:
 
     def _ended(self, beam: _Beam) -> LinkHypothesis:
         (end_log_prob,) = self._nodes.edges(beam.nodes[-1]).log_probs
-        return LinkHypothesis(beam.links, beam.totals[-1] + float(end_log_prob))
+        return LinkHypothesis(beam.links, beam.totals[-1] + float(end_log_prob) - self._rules.bonus * len(beam.links))
 
     def _chosen(self, beams: list[_Beam], place: int) -> list[_Beam]:
         """The best beams at a place, the best first; of equals, who was there first."""
@@ -182,11 +183,11 @@ class _Search:
             beam.nodes.append(node)
 
     def _opened(self, beam: _Beam, place: int) -> float:
-        """The log-probability after "{"; minus infinity without room for a link."""
+        """The log-probability after "{", with the bonus; minus infinity without room for a link."""
         if self._longest(beam, place) < 1:
             return -np.inf
         edges = self._nodes.edges(beam.nodes[place - beam.begin])
-        return beam.total(place) + float(edges.log_probs[_OPEN])
+        return beam.total(place) + float(edges.log_probs[_OPEN]) + self._rules.bonus
 
     def _longest(self, beam: _Beam, place: int) -> float:
         """Tokens that a title may have: the rest of the text and "{ } [ ]" must find room, too."""
@@ -227,7 +228,7 @@ class _Search:
                 wishes += more
                 for title in titles:
                     ids = tuple(self._automaton.ids(self._text, self._nodes.state(title.node)))
-                    link = Link(place, end, title.tokens, ids, title.total - before)
+                    link = Link(place, end, title.tokens, ids, title.total - before - self._rules.bonus)
                     length = written + end - place + 4 + len(title.tokens)
                     landed.append(_Beam(end, length, Wish(title.node, title.edge), (*beam.links, link), [title.total]))
             total = copied
@@ -262,6 +263,7 @@ def link_search(
     prefix: Sequence[int],
     num_beams: int,
     max_gap: float = np.inf,
+    bonus: float = 0.0,
     positions: int | None = None,
     max_copies: int = 32,
 ) -> tuple[list[list[LinkHypothesis]], int]:
@@ -275,6 +277,7 @@ def link_search(
         prefix: tokens that the decoder begins with.
         num_beams: beams at a place, and titles of a mention that are followed.
         max_gap: how much less probable (in nats) than the best a beam may be.
+        bonus: nats that a beam gets for each link, while beams are compared; in no log-probability that comes back.
         positions: how many tokens the decoder has positions for, the prefix included; None for any number.
         max_copies: how much of a text is fed at once; with 0, nothing is fed before it's needed. It changes nothing but time.
 
@@ -283,7 +286,7 @@ def link_search(
     """
     nodes = LinkNodes(tree, automaton, prefix, positions, max_copies)
     room = np.inf if positions is None else float(positions - len(prefix))
-    rules = _Rules(num_beams, max_gap, room)
+    rules = _Rules(num_beams, max_gap, room, bonus)
     searches = [_Search(nodes, automaton, text, last_end, rules) for text, last_end in enumerate(last_ends)]
     while wishes := [wish for search in searches for wish in search.advance()]:
         nodes.feed(wishes)

@@ -78,6 +78,7 @@ def link_entities(
     titles: Mapping[int, str] | Sequence[str] | None = None,
     num_beams: int = 4,
     max_gap: float = 7.0,
+    bonus: float = 0.0,
     max_mention_length: int = 12,
     window: int | None = None,
     overlap: int | None = None,
@@ -101,6 +102,8 @@ def link_entities(
         titles: of the trie's ids, to come back as they stand there.
         num_beams: beams at a place of the text, and titles of a mention that are followed; 1 is greedy.
         max_gap: how much less probable than the best a beam may be, in nats: 7 is a thousand times.
+        bonus: nats that count for each mention when outputs are compared: above 0, a model that is unsure links more; below, less.
+            Scores are without it.
         max_mention_length: tokens of a mention.
         window: tokens of a text that are read at once; without it as many as suit the model, at most 256. Longer texts are read in
             several windows.
@@ -116,6 +119,8 @@ def link_entities(
         BadStoreError: if the trie (or that of mentions) was built for another tokenizer.
         BadDataError: for an unknown candidate.
     """
+    if not np.isfinite(bonus):
+        raise ValueError(f"expected a finite bonus, found {bonus}")
     if num_beams < 1 or max_mention_length < 1 or not max_gap >= 0:
         expected = "num_beams and max_mention_length of at least 1 and a max_gap of 0 or more"
         raise ValueError(f"expected {expected}, found {num_beams}, {max_mention_length} and {max_gap}")
@@ -143,7 +148,8 @@ def link_entities(
     with inference_mode(model, "auto"), tqdm(total=len(asked), desc="link", unit="window", disable=not progress) as bar:
         for start in range(0, len(asked) if trie.num_sequences else 0, batch_size):
             batch = asked[start : start + batch_size]
-            rules = {"prefix": begin, "num_beams": num_beams, "max_gap": max_gap, "positions": max_positions(model)}
+            rules = {"prefix": begin, "num_beams": num_beams, "max_gap": max_gap, "bonus": bonus}
+            rules["positions"] = max_positions(model)
             for part, links in zip(
                 batch, _search(model, tokenizer, trie, sources, batch, sets, own_marks, rules), strict=True
             ):

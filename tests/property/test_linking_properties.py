@@ -194,6 +194,7 @@ def test_as_many_beams_as_outputs_find_the_best_of_all(
     max_gap=st.sampled_from([8.0, 12.0, 16.0, 24.0, math.inf]),
     max_copies=st.sampled_from([0, 1, 2, 64]),
     room=st.sampled_from([None, 8, 10]),
+    bonus=st.sampled_from([0.0, 0.0, 3.0, 9.0, -3.0]),
 )
 def test_few_beams_find_what_a_plain_search_finds(
     family: str,
@@ -203,14 +204,16 @@ def test_few_beams_find_what_a_plain_search_finds(
     max_gap: float,
     max_copies: int,
     room: int | None,
+    bonus: float,
 ) -> None:
     found = search(
-        family, seed, case, num_beams=num_beams, max_gap=max_gap, max_copies=max_copies,
+        family, seed, case, num_beams=num_beams, max_gap=max_gap, max_copies=max_copies, bonus=bonus,
         positions=None if room is None else room + 1,
     )  # fmt: skip
-    rules = {"num_beams": num_beams, "max_gap": max_gap, "room": math.inf if room is None else room}
+    rules = {"num_beams": num_beams, "max_gap": max_gap, "room": math.inf if room is None else room, "bonus": bonus}
     plain = plain_search(next_tokens(family, seed), case.text, case.titles, MARKS, EOS, **rules)
-    assert [hypothesis.log_prob for hypothesis in found] == pytest.approx([beam.total for beam in plain], abs=1e-3)
+    wanted_log_probs = [beam.total - bonus * len(beam.links) for beam in plain]
+    assert [hypothesis.log_prob for hypothesis in found] == pytest.approx(wanted_log_probs, abs=1e-3)
     # Tokens, not links: a text with braces may be written in one way that means two things, which are equally probable.
     wanted = dict.fromkeys(beam.tokens for beam in plain)
     assert dict.fromkeys(written(case.text, hypothesis) for hypothesis in found) == wanted

@@ -56,8 +56,9 @@ def plain_search(
     num_beams: int,
     max_gap: float,
     room: float = math.inf,
+    bonus: float = 0.0,
 ) -> list[Beam]:
-    """The search of `link_search`, by its rules, with nothing kept or foreseen."""
+    """The search of `link_search`, by its rules, with nothing kept or foreseen; totals have the bonuses."""
 
     def after(beam: Beam, tokens: Sequence[int]) -> Beam:
         total = beam.total
@@ -92,6 +93,7 @@ def plain_search(
     def linked(beam: Beam, start: int, end: int, floor: float) -> list[Beam]:
         longest = longest_title(beam, start)
         root = after(beam, (marks.open, *text[start:end], marks.close, marks.begin))
+        root = root._replace(total=root.total + bonus)
         is_live = root.total >= floor and is_reached(beam, start, end)
         live, found = ([((), root)] if is_live else []), list[tuple[tuple[int, ...], Beam]]()
         while live:
@@ -116,7 +118,9 @@ def plain_search(
     for place in range(len(text)):
         beams = best(landed[place])
         copied = [after(beam, text[place : place + 1]).total for beam in beams]
-        begun = [after(beam, (marks.open,)).total if longest_title(beam, place) >= 1 else -math.inf for beam in beams]
+        begun = [
+            after(beam, (marks.open,)).total + bonus if longest_title(beam, place) >= 1 else -math.inf for beam in beams
+        ]
         lowest = max(least(copied + begun), -1e300) if beams else 0.0
         opened = [beam for beam, total in zip(beams, begun, strict=True) if total >= lowest]
         for end in sorted(end for start, end in titles if start == place):

@@ -142,6 +142,17 @@ def test_only_given_surfaces_may_be_mentions(link: Any, tokenizer: Any, trie: To
     assert places(link(texts, mentions=[])) == [[], [], [], []]
 
 
+def test_a_bonus_links_more_or_less(link: Any) -> None:
+    texts = [text.text for text in GOLD]
+    found = link(texts)
+    assert not any(link(texts, bonus=-100.0))
+    more = link(texts, bonus=100.0, max_gap=np.inf)
+    assert sum(map(len, more)) > sum(map(len, found)) == 4
+    # A score is without it.
+    same = link(texts[:1], bonus=2.0)[0][0]
+    assert same.score == pytest.approx(found[0][0].score, abs=1e-4)
+
+
 def test_candidates_of_a_mention_are_its_titles(link: Any) -> None:
     texts = [text.text for text in GOLD]
     table = {"list": [TITLES[3], TITLES[0]], "Dictionary": [TITLES[0], "no title at all"]}
@@ -306,6 +317,8 @@ def test_refuses_what_cannot_be_linked(model: Any, tokenizer: Any, trie: TokenTr
         link(["a"], window=63)
     with pytest.raises(ValueError, match=r"expected an overlap of 0 to 5 tokens, half a window, found 6"):
         link(["a"], window=10, overlap=6)
+    with pytest.raises(ValueError, match="expected a finite bonus, found inf"):
+        link(["a"], bonus=float("inf"))
     with pytest.raises(ValueError, match=r"max_gap of 0 or more, found 0, 12 and 7\.0"):
         link(["a"], num_beams=0)
     write_linked_texts(tmp_path / "none.jsonl", GOLD[3:])
