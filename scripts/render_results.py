@@ -59,7 +59,7 @@ def students(result: dict[str, Any]) -> str:
     )
     if result["searched"]:
         found += f"Searching the whole collection:\n\n{compared(result['searched'])}\n\n"
-    path = RESULTS / f"latency-{name}.json"
+    path = RESULTS / f"latency-{name}{'-held-out' if result.get('held_out') else ''}.json"
     if path.is_file():
         latency = json.loads(path.read_text(encoding="utf-8"))
         rows = [{key: "" if value is None else value for key, value in row.items()} for row in latency["rows"]]
