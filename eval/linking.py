@@ -33,6 +33,7 @@ from rankdistill.formats.cache import save_json
 from rankdistill.formats.linked_texts import LinkedText, read_linked_texts
 from rankdistill.formats.mentions import MentionTable
 from rankdistill.formats.titles import names_of
+from rankdistill.generation.entity_scores import entity_keys
 from rankdistill.generation.linking import link_entities
 from rankdistill.generation.trie import TokenTrie
 from rankdistill.models.seq2seq import Seq2SeqModel
@@ -68,7 +69,8 @@ def main() -> None:
     table, names = MentionTable.read(arguments.mentions), names_of(arguments.titles)
     dev = sample(list(read_linked_texts(arguments.dev)), arguments.dev_limit)
     test = sample(list(read_linked_texts(arguments.test)), arguments.limit)
-    entity, known = entities(trie, loaded.tokenizer, table, [*dev, *test])
+    titles = {own.title for text in (*dev, *test) for own in text.mentions} | table.titles
+    keys, known = entity_keys(trie, loaded.tokenizer, titles)
 
     def written(texts: Sequence[LinkedText], **more: Any) -> Scored:
         plain = [text.text for text in texts]
@@ -80,13 +82,10 @@ def main() -> None:
             for text, links in zip(texts, found, strict=True)
         }
 
-    def candidates(mention: str) -> list[str]:
-        return [title for title, _ in table.candidates(mention, 30)]
-
     shares = link_shares(list(read_linked_texts(arguments.train)), table)
-    own = {"candidates": candidates, "on_unknown": "skip"}
+    own = {"candidates": lambda mention: table.titles_of(mention, 30), "on_unknown": "skip"}
     ways: dict[str, tuple[Sequence[float], Sequence[float], Callable[[Sequence[LinkedText], float], Scored]]] = {
-        "dictionary": (SHARES, (0.0,), lambda texts, bonus: by_dictionary(texts, table, shares, entity)),
+        "dictionary": (SHARES, (0.0,), lambda texts, bonus: by_dictionary(texts, table, shares, keys)),
         # A bonus of 5 took 24 s a text here: nearly every place becomes a search among all titles.
         "all titles": (LEAST_SCORES, (0.0,), lambda texts, bonus: written(texts, bonus=bonus)),
         "candidates": (LEAST_SCORES, BONUSES, lambda texts, bonus: written(texts, bonus=bonus, **own)),
@@ -95,7 +94,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for way, (least, bonuses, find) in ways.items():
         by_choice = {
-            (bonus, value): measured(dev, found, value, entity, known).mean["F1"]
+            (bonus, value): measured(dev, found, value, keys, known).mean["F1"]
             for bonus in bonuses
             for found in [find(dev, bonus)]
             for value in least
@@ -104,7 +103,7 @@ def main() -> None:
         start = time.perf_counter()
         found = find(test, bonus)
         seconds = time.perf_counter() - start
-        evaluations[way] = measured(test, found, sure, entity, known)
+        evaluations[way] = measured(test, found, sure, keys, known)
         times = {"bonus": bonus, "at least": sure, "ms a text": 1e3 * seconds / len(test)}
         rows.append({"way": way, **evaluations[way].mean, **times, "F1 on dev": by_choice[bonus, sure]})
         print(rows[-1], flush=True)
@@ -122,28 +121,17 @@ def main() -> None:
         "num_texts": len(test),
         "num_links": counts.num_gold,
         "num_links_out_of_kb": counts.num_unknown,
-        "links_in_table": reachable(test, table, entity, known),
+        "links_in_table": reachable(test, table, keys, known),
         "rows": rows,
         **facts(started),
     }
     save_json(arguments.json or RESULTS / f"linking-{arguments.name}.json", result, indent=1)
 
 
-def entities(
-    trie: TokenTrie, tokenizer: Any, table: MentionTable, texts: Sequence[LinkedText]
-) -> tuple[Callable[[str], str], set[str]]:
-    """Title -> its entity's name, that of titles outside of the trie being the title; and the names of those in the trie."""
-    titles = {own.title for text in texts for own in text.mentions} | set(table.titles)
-    order = sorted(titles)
-    indptr, ids = trie.ids_of_titles(order, tokenizer)
-    known = {title: f"entity {ids[at]}" for title, at, end in zip(order, indptr, indptr[1:], strict=False) if end > at}
-    return lambda title: known.get(title, title), set(known.values())
-
-
 def measured(
-    texts: Sequence[LinkedText], found: Scored, least: float, entity: Callable[[str], str], known: set[str]
+    texts: Sequence[LinkedText], found: Scored, least: float, keys: Mapping[str, str], known: set[str]
 ) -> LinkEvaluation:
-    gold = {text.id: [(own.start, own.end, entity(own.title)) for own in text.mentions] for text in texts}
+    gold = {text.id: [(own.start, own.end, keys[own.title]) for own in text.mentions] for text in texts}
     return evaluate_links(
         gold, {id_: [link for sure, link in own if sure >= least] for id_, own in found.items()}, known
     )
@@ -178,7 +166,7 @@ def link_shares(texts: Sequence[LinkedText], table: MentionTable) -> Mapping[str
 
 
 def by_dictionary(
-    texts: Sequence[LinkedText], table: MentionTable, shares: Mapping[str, float], entity: Callable[[str], str]
+    texts: Sequence[LinkedText], table: MentionTable, shares: Mapping[str, float], keys: Mapping[str, str]
 ) -> Scored:
     found: Scored = {}
     for text in texts:
@@ -186,17 +174,17 @@ def by_dictionary(
         for start, end in surfaces_in(text.text, table):
             title = table.most_frequent(text.text[start:end])
             assert title is not None
-            own.append((shares.get(text.text[start:end].casefold(), 0.0), (start, end, entity(title))))
+            own.append((shares.get(text.text[start:end].casefold(), 0.0), (start, end, keys[title])))
     return found
 
 
-def reachable(texts: Sequence[LinkedText], table: MentionTable, entity: Callable[[str], str], known: set[str]) -> float:
+def reachable(texts: Sequence[LinkedText], table: MentionTable, keys: Mapping[str, str], known: set[str]) -> float:
     """The share of links whose title is a candidate of the table."""
     there = [
-        entity(own.title) in {entity(title) for title, _ in table.candidates(text.text[own.start : own.end])}
+        keys[own.title] in {keys[title] for title in table.titles_of(text.text[own.start : own.end])}
         for text in texts
         for own in text.mentions
-        if entity(own.title) in known
+        if keys[own.title] in known
     ]
     return sum(there) / len(there)
 

@@ -54,19 +54,34 @@ def linking_scores(
     """
     if len(gold) != len(found):
         raise ValueError(f"expected found links of {len(gold)} texts, found those of {len(found)}")
-    wanted = [set(own) for own in gold]
-    known = [{link for link in own if known_titles is None or link[2] in known_titles} for own in wanted]
-    theirs = [set(own) for own in found]
-    num_gold, num_found = sum(map(len, known)), sum(map(len, theirs))
-    num_right = sum(len(own & other) for own, other in zip(known, theirs, strict=True))
+    return _scores([_count(own, other, known_titles) for own, other in zip(gold, found, strict=True)])
+
+
+class _Counts(NamedTuple):
+    """Of one text's links."""
+
+    gold: int
+    found: int
+    right: int
+    unknown: int
+
+
+def _count(gold: Iterable[TitleLink], found: Iterable[TitleLink], known_titles: Collection[str] | None) -> _Counts:
+    wanted, theirs = set(gold), set(found)
+    known = {link for link in wanted if known_titles is None or link[2] in known_titles}
+    return _Counts(len(known), len(theirs), len(known & theirs), len(wanted) - len(known))
+
+
+def _scores(texts: Sequence[_Counts]) -> LinkingScores:
+    gold, found, right, unknown = map(sum, zip(*texts, strict=True)) if texts else (0, 0, 0, 0)
     return LinkingScores(
-        precision=num_right / num_found if num_found else 0.0,
-        recall=num_right / num_gold if num_gold else 0.0,
-        f1=2 * num_right / (num_gold + num_found) if num_right else 0.0,
-        num_gold=num_gold,
-        num_found=num_found,
-        num_right=num_right,
-        num_unknown=sum(map(len, wanted)) - num_gold,
+        precision=right / found if found else 0.0,
+        recall=right / gold if gold else 0.0,
+        f1=2 * right / (gold + found) if right else 0.0,
+        num_gold=gold,
+        num_found=found,
+        num_right=right,
+        num_unknown=unknown,
     )
 
 
@@ -105,11 +120,9 @@ def evaluate_links(
     """
     if not gold:
         raise ValueError("expected texts, found none")
-    per_text = {}
-    for name, own in gold.items():
-        counts = linking_scores([own], [found.get(name, ())], known_titles)
-        per_text[name] = counts.f1 if counts.num_gold or counts.num_found else 1.0
-    counts = linking_scores(list(gold.values()), [found.get(name, ()) for name in gold], known_titles)
+    texts = {name: _count(own, found.get(name, ()), known_titles) for name, own in gold.items()}
+    per_text = {name: _scores([own]).f1 if own.gold or own.found else 1.0 for name, own in texts.items()}
+    counts = _scores(list(texts.values()))
     mean = {"F1": counts.f1, "precision": counts.precision, "recall": counts.recall}
     mean["macro F1"] = math.fsum(per_text.values()) / len(per_text)
     missing = sum(name not in found for name in gold)

@@ -69,6 +69,10 @@ class MentionTable:
         total = sum(titles.values())
         return [(title, count / total) for title, count in _by_count(titles)[:k]]
 
+    def titles_of(self, mention: str, k: int | None = None) -> list[str]:
+        """The same without priors."""
+        return [title for title, _ in self.candidates(mention, k)]
+
     def most_frequent(self, mention: str) -> str | None:
         """The title that the mention links to most often; None for an unknown mention."""
         titles = self._titles(mention)
@@ -131,7 +135,7 @@ def build_mentions(
     if min_count < 1 or (max_candidates is not None and max_candidates < 1):
         raise ValueError(f"expected min_count and max_candidates of at least 1, found {min_count} and {max_candidates}")
     counts = _counted(links)
-    titles = sorted({title for own in counts.values() for title in own})
+    titles = sorted(MentionTable(counts).titles)
     kept = set(titles if known is None else known(titles))
     lost = _Lost()
     table = dict[str, dict[str, int]]()

@@ -22,7 +22,7 @@ from rankdistill.generation.trie import TokenTrie
 from rankdistill.options.entities import EntitiesScoreOptions
 from rankdistill.records import ranked
 
-__all__ = ["evaluate_answers", "open_trie", "run_score"]
+__all__ = ["entity_keys", "evaluate_answers", "open_trie", "run_score"]
 
 
 def run_score(options: EntitiesScoreOptions) -> str:
@@ -77,11 +77,11 @@ def _score_links(options: EntitiesScoreOptions) -> str:
     def keyed(links: Mapping[str, list[TitleLink]]) -> dict[str, list[TitleLink]]:
         return {id_: [(start, end, key(title)) for start, end, title in own] for id_, own in links.items()}
 
-    evaluations = dict[str, Evaluation]()
+    wanted, evaluations = keyed(gold), dict[str, Evaluation]()
     for name, own in found.items():
         if not own.keys() & gold.keys():
             raise ValueError(f"expected predictions for texts of {options.gold}, found none in {name}")
-        evaluations[name] = evaluation = evaluate_links(keyed(gold), keyed(own), known)
+        evaluations[name] = evaluation = evaluate_links(wanted, keyed(own), known)
     counts = {
         "num_texts": len(gold),
         "num_in_kb": evaluation.counts.num_gold,
@@ -130,10 +130,15 @@ def _keys(options: EntitiesScoreOptions, titles: set[str]) -> tuple[Callable[[st
     """Title -> what it's compared by, and which of those are known: entities where there's a trie, else titles."""
     if options.trie is None:
         return page_id, None
-    trie, tokenizer = open_trie(options.trie, options.tokenizer)
+    keys, known = entity_keys(*open_trie(options.trie, options.tokenizer), titles)
+    return keys.__getitem__, known
+
+
+def entity_keys(trie: TokenTrie, tokenizer: Any, titles: set[str]) -> tuple[dict[str, str], set[str]]:
+    """What each title is compared by, its entity or, outside of the trie, the title; and those that are entities."""
     ids = _ids_of(trie, tokenizer, titles)
     keys = {title: f"entity {own[0]}" if own else page_id(title) for title, own in ids.items()}
-    return keys.__getitem__, {keys[title] for title, own in ids.items() if own}
+    return keys, {keys[title] for title, own in ids.items() if own}
 
 
 def _ranked_pages(path: Path) -> dict[str, list[str]]:

@@ -42,7 +42,7 @@ def run_link(options: EntitiesLinkOptions) -> str:
 
     def candidates(mention: str) -> list[str]:
         assert table is not None
-        return [title for title, _ in table.candidates(mention, options.num_candidates)]
+        return table.titles_of(mention, options.num_candidates)
 
     rest, num_texts, num_mentions = _texts(options), 0, 0
     is_seen = options.output is None and sys.stdout.isatty()

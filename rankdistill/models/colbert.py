@@ -29,7 +29,7 @@ from rankdistill.models.layout import (
     write_layout,
 )
 from rankdistill.models.maxsim import maxsim, maxsim_pairs
-from rankdistill.models.packed import can_pack, run_packed
+from rankdistill.models.packed import can_pack, given_to_body, run_body
 from rankdistill.models.precision import choose_device
 from rankdistill.models.towers import (
     OWN_CONFIG,
@@ -212,8 +212,8 @@ class ColbertModel(InteractionModel):
     ) -> Part:
         """As in `Tower.represent`: states of tokens and which of them count, of queries that have their [MASK]s."""
         given = self._given(input_ids, attention_mask, kind, inputs_embeds)
-        states = run_packed(self.encoder, given) if self.packs(kind) else self.encoder(**given)
-        states_BLD = self._compared(self.projection(states[0]))
+        states_BLD = run_body(self.encoder, given, packed=self.packs(kind))[0]
+        states_BLD = self._compared(self.projection(states_BLD))
         return states_BLD, self._counts(input_ids, attention_mask, kind)
 
     def _given(
@@ -224,8 +224,7 @@ class ColbertModel(InteractionModel):
             # The [MASK]s after the last other token; a query's text may have some of its own.
             others_BL = attention_mask.bool() & (input_ids != self.tokenizer.mask_token_id)
             attention_BL = others_BL.flip(1).cummax(1).values.flip(1).to(attention_mask.dtype)
-        given = {"input_ids": input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
-        return given | {"attention_mask": attention_BL}
+        return given_to_body(input_ids, attention_BL, None, inputs_embeds)
 
     def _compared(self, projected_BLD: Tensor) -> Tensor:
         states_BLD = projected_BLD.float()

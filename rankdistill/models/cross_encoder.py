@@ -20,7 +20,7 @@ from rankdistill.models.backbone import (
     weights_fingerprint,
 )
 from rankdistill.models.heads import GivenStates, head_of, with_body
-from rankdistill.models.packed import can_pack, run_packed
+from rankdistill.models.packed import can_pack, given_to_body, run_packed
 from rankdistill.models.precision import choose_device
 from rankdistill.models.towers import OWN_CONFIG, BatchScores, Card, forgetting, write_json
 
@@ -74,9 +74,7 @@ class CrossEncoderModel(nn.Module):
 
     def scores(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Scores [P] of tokenised pairs [P, L]."""
-        given = {"input_ids": input_ids, "attention_mask": attention_mask}
-        if token_type_ids is not None:
-            given["token_type_ids"] = token_type_ids
+        given = given_to_body(input_ids, attention_mask, token_type_ids)
         if not self.packs():
             logits_P1: Tensor = self.classifier(**given).logits
             return logits_P1.squeeze(-1)

@@ -17,11 +17,11 @@ from transformers import AutoModel, PreTrainedModel
 from rankdistill.errors import BadDataError
 from rankdistill.models.backbone import config_with_layers, load_tokenizer, load_weights, max_positions, resolve
 from rankdistill.models.layout import lengths_within, load_dense, read_lengths, read_modules, read_prompts, write_layout
-from rankdistill.models.packed import can_pack, run_packed
+from rankdistill.models.packed import can_pack, given_to_body, run_body
 from rankdistill.models.precision import choose_device
 from rankdistill.models.towers import BatchScores, Card, Kind, Part, Tower, read_json
 
-__all__ = ["DotModel", "Pooling", "given_to_body", "pool"]
+__all__ = ["DotModel", "Pooling", "pool"]
 
 Pooling = Literal["mean", "cls", "lasttoken"]
 """How token states become one vector, by sentence-transformers' names."""
@@ -86,7 +86,7 @@ class DotModel(Tower):
     ) -> Tensor:
         """Vectors [B, D] of token ids [B, L], or of their embeddings; positions masked by 0 have no influence."""
         given = given_to_body(input_ids, attention_mask, token_type_ids, inputs_embeds)
-        states_BLD = run_packed(self.encoder, given)[0] if self.packs() else self.encoder(**given)[0]
+        states_BLD = run_body(self.encoder, given, packed=self.packs())[0]
         pooled = self.pool(states_BLD, attention_mask)
         if self.projection is not None:
             pooled = self.projection(pooled)
@@ -196,15 +196,6 @@ def pool(hidden_BLD: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor
         return hidden_BLD[torch.arange(len(at_B), device=at_B.device), at_B]
     mask_BL1 = attention_mask.unsqueeze(-1).to(hidden_BLD.dtype)
     return (hidden_BLD * mask_BL1).sum(1) / mask_BL1.sum(1).clamp(min=1e-9)
-
-
-def given_to_body(
-    input_ids: Tensor | None, attention_mask: Tensor, token_type_ids: Tensor | None, inputs_embeds: Tensor | None
-) -> dict[str, Tensor]:
-    """The arguments of a body's forward that there are; embeddings that have been looked up stand for ids."""
-    given = {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
-    given |= {"input_ids": input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
-    return {key: value for key, value in given.items() if value is not None}
 
 
 def _read_layout(path: Path) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
@@ -19,7 +18,7 @@ from transformers import PreTrainedModel
 
 from rankdistill.errors import BadDataError
 from rankdistill.models.backbone import cut_config
-from rankdistill.models.packed import run_packed
+from rankdistill.models.packed import run_body
 from rankdistill.models.towers import BatchScores
 
 __all__ = [
@@ -156,10 +155,10 @@ def states_at(
     Args:
         exits: in order of depth, the last one not beyond the body's depth.
         given: the body's arguments.
-        packed: whether padding is left out, by `run_packed`.
+        packed: as in `run_body`.
     """
     depth = int(body.config.num_hidden_layers)
-    output = (partial(run_packed, body, given) if packed else partial(body, **given))(output_hidden_states=True)
+    output = run_body(body, given, packed=packed, output_hidden_states=True)
     norm = final_norm(body)
     # The last state comes with the final norm, the others without.
     return [output[0] if exit == depth else norm(output.hidden_states[exit]) for exit in exits]

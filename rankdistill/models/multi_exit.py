@@ -17,7 +17,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from rankdistill.models.backbone import check_same, resolve
-from rankdistill.models.dot import DotModel, Pooling, given_to_body
+from rankdistill.models.dot import DotModel, Pooling
 from rankdistill.models.exits import (
     Cell,
     ExitHeads,
@@ -33,6 +33,7 @@ from rankdistill.models.exits import (
     save_exits,
     states_at,
 )
+from rankdistill.models.packed import given_to_body
 from rankdistill.models.segments import segments
 from rankdistill.models.towers import OWN_CONFIG, Card, Kind, Part, read_json, write_json
 

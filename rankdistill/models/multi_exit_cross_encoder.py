@@ -30,6 +30,7 @@ from rankdistill.models.exits import (
     states_at,
 )
 from rankdistill.models.heads import head_of, with_body
+from rankdistill.models.packed import given_to_body
 from rankdistill.models.towers import OWN_CONFIG, Card, forgetting, read_json, write_json
 
 __all__ = ["MultiExitCrossEncoder"]
@@ -100,9 +101,7 @@ class MultiExitCrossEncoder(ManyExits, CrossEncoderModel):
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> tuple[Tensor, ...]:
         """Scores [P] of tokenised pairs [P, L] at each exit, in order of depth, in one pass."""
-        given = {"input_ids": input_ids, "attention_mask": attention_mask}
-        if token_type_ids is not None:
-            given["token_type_ids"] = token_type_ids
+        given = given_to_body(input_ids, attention_mask, token_type_ids)
         body: Any = self.classifier.base_model
         states = states_at(body, self.exits, given, packed=self.packs())
         heads = map(self._head_at, self.exits)

@@ -22,7 +22,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from rankdistill.models.backbone import first_position
 
-__all__ = ["PACKED_FAMILIES", "can_pack", "run_packed"]
+__all__ = ["PACKED_FAMILIES", "can_pack", "given_to_body", "run_body", "run_packed"]
 
 PACKED_FAMILIES = ("bert", "camembert", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta")
 """Families, by `model_type`, whose attention comes from the registry and whose positions may be given."""
@@ -30,6 +30,28 @@ PACKED_FAMILIES = ("bert", "camembert", "distilbert", "electra", "modernbert", "
 ATTENTION = "rankdistill-packed"
 PARTS = 4
 """Rectangles that attention is given, each as long as its longest text."""
+
+
+def given_to_body(
+    input_ids: Tensor | None,
+    attention_mask: Tensor,
+    token_type_ids: Tensor | None = None,
+    inputs_embeds: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """The arguments of a body's forward that there are; embeddings that have been looked up stand for ids."""
+    given = {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
+    given |= {"input_ids": input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def run_body(
+    body: PreTrainedModel, given: Mapping[str, Tensor], *, packed: bool, output_hidden_states: bool = False
+) -> Any:
+    """What a body gives: by `run_packed` if `packed`, else called as it is."""
+    if packed:
+        return run_packed(body, given, output_hidden_states=output_hidden_states)
+    # What a backend put in the body's place is called by the names of tensors alone.
+    return body(**given, output_hidden_states=True) if output_hidden_states else body(**given)
 
 
 def can_pack(body: nn.Module, device: torch.device) -> bool:

@@ -15,10 +15,9 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel
 
 from rankdistill.errors import BadDataError
 from rankdistill.models.backbone import config_with_layers, load_tokenizer, load_weights, max_positions, resolve
-from rankdistill.models.dot import given_to_body
 from rankdistill.models.heads import GivenStates, with_body
 from rankdistill.models.layout import lengths_within, model_type, read_lengths, read_modules, read_prompts, write_layout
-from rankdistill.models.packed import can_pack, run_packed
+from rankdistill.models.packed import can_pack, given_to_body, run_packed
 from rankdistill.models.precision import choose_device
 from rankdistill.models.towers import OWN_CONFIG, BatchScores, Card, Kind, Part, Tower, read_json
 
