@@ -165,6 +165,16 @@ class TKBody(PreTrainedModel):  # type: ignore[no-untyped-call]
         )
 
 
+def _scaled(table_VD: Tensor, length: float) -> Tensor:
+    """Vectors with this mean length."""
+    found = float(table_VD.norm(dim=1).mean())
+    if length <= 0 or not math.isfinite(length) or found == 0:
+        raise ValueError(
+            f"expected word vectors, and a positive mean length for them, found {found:g} to become {length:g}"
+        )
+    return table_VD * (length / found)
+
+
 def positions(start: int, length: int, dim: int, device: torch.device | None = None) -> Tensor:
     """Encodings [L, D] of the positions from `start` on: sines, then cosines, of periods from 2 pi to 2 pi x 10,000."""
     half = dim // 2
@@ -230,6 +240,7 @@ class TKModel(InteractionModel):
         device: str = "auto",
         query_max_length: int | None = None,
         doc_max_length: int | None = None,
+        vector_length: float | None = None,
         **shape: Any,
     ) -> TKModel:
         """A new model over word vectors; unknown words share their mean.
@@ -237,12 +248,14 @@ class TKModel(InteractionModel):
         Args:
             words: V distinct words, lower-cased.
             vectors_VD: their vectors.
+            vector_length: scales them to this mean length; None leaves them as they are.
             query_max_length: words of a query that are read; None is 64.
             doc_max_length: words of a document that are read; None is 256.
             shape: `num_layers`, `num_heads`, `feed_forward`, `aggregation`, `doc_position` of `TKConfig`.
 
         Raises:
-            ValueError: if a word occurs twice or lacks its vector, or the heads don't divide the width.
+            ValueError: if a word occurs twice or lacks its vector, the heads don't divide the width, or vectors can't have
+                that length.
         """
         if len(set(words)) != len(words) or len(words) != len(vectors_VD):
             raise ValueError(
@@ -250,6 +263,7 @@ class TKModel(InteractionModel):
                 f"{len(vectors_VD)} vectors"
             )
         table = torch.from_numpy(vectors_VD)
+        table = table if vector_length is None else _scaled(table, vector_length)
         table = torch.cat([torch.zeros(1, table.shape[1]), table.mean(0, keepdim=True), table])
         return cls._over(table, word_tokenizer(words), device, query_max_length, doc_max_length, shape)
 
@@ -261,16 +275,22 @@ class TKModel(InteractionModel):
         device: str = "auto",
         query_max_length: int | None = None,
         doc_max_length: int | None = None,
+        vector_length: float | None = None,
         **shape: Any,
     ) -> TKModel:
         """Loads a checkpoint of ours, or makes a new model over the input embeddings of an encoder of transformers.
 
         Args:
             query_max_length: None is the checkpoint's, or 64; so for `doc_max_length`, 256.
+            vector_length: mean length that an encoder's embeddings are scaled to; None is the square root of their width D,
+                the length of what the Transformer makes of them. An encoder has a norm after its embeddings, so these may have
+                any length: MiniLM's is about 1, and positions, whose length is the square root of D / 2, would be all that a new
+                model saw.
             shape: as in `from_words`; of a checkpoint of ours, it can't be changed.
 
         Raises:
-            ValueError: if a checkpoint of ours was made otherwise, or the heads don't divide the width.
+            ValueError: if a checkpoint of ours was made otherwise, the heads don't divide the width, or embeddings can't
+                have that length.
         """
         path = Path(resolve(str(name_or_path)))
         own = read_json(path / OWN_CONFIG)
@@ -279,6 +299,7 @@ class TKModel(InteractionModel):
                 AutoModel, str(path), config_with_layers(str(path), None), may_be_new=("pooler",)
             )
             table = encoder.get_input_embeddings().weight.detach().clone()
+            table = _scaled(table, math.sqrt(table.shape[1]) if vector_length is None else vector_length)
             tokenizer = without_specials(load_tokenizer(str(path)))
             return cls._over(table, tokenizer, device, query_max_length, doc_max_length, shape)
         config = TKConfig.from_pretrained(path)

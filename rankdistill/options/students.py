@@ -119,6 +119,11 @@ class TKOptions:
     """Words of the table that are kept: those that the collection has, or all. The fewer, the faster a step, since the
     optimizer goes over all of them."""
 
+    vector_length: float | None = None
+    """Scale word vectors to this mean length, so that what the Transformer makes of them (the square root of their width) and
+    positions (that divided by 1.4) don't drown them. By default the embeddings of --init get the square root of their width, and
+    those of a table stay as they are (GloVe's are long enough)."""
+
     num_layers: int = 2
     """Transformer layers, shared by queries and documents."""
 

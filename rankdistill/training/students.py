@@ -215,6 +215,7 @@ def _new_tk(options: MarginMSEOptions, collection: Collection | None) -> TKModel
         "feed_forward": own.feed_forward,
         "aggregation": own.aggregation,
         "doc_position": own.doc_position,
+        "vector_length": own.vector_length,
         "query_max_length": options.query_max_length,
         "doc_max_length": options.doc_max_length,
     }

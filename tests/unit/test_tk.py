@@ -124,6 +124,40 @@ def batch_of(model: TKModel, extra_padding: int = 0) -> dict[str, torch.Tensor]:
     return batch | {"doc_columns": torch.tensor([[0, 3], [2, 1]])}
 
 
+def test_embeddings_of_an_encoder_are_not_drowned_by_positions(tiny_bert_dir: Path) -> None:
+    """They keep their directions, and get the length of what the Transformer makes of them, or the one that is asked for."""
+    encoder = AutoModel.from_pretrained(tiny_bert_dir)
+    own = encoder.get_input_embeddings().weight.detach()
+    asked = TKModel.from_pretrained(
+        tiny_bert_dir, device="cpu", num_heads=2, vector_length=3.0
+    ).body.embeddings.weight.detach()
+    assert asked.norm(dim=1).mean() == pytest.approx(3.0, rel=1e-5)
+    torch.testing.assert_close(asked / asked.norm(), own / own.norm())
+    ids = torch.tensor([[7, 8, 9]])
+    mask = torch.ones_like(ids)
+    model = TKModel.from_pretrained(tiny_bert_dir, device="cpu", num_heads=2)
+    drowned = TKModel.from_pretrained(tiny_bert_dir, device="cpu", num_heads=2, vector_length=0.01)
+    drowned.body.layers.load_state_dict(model.body.layers.state_dict())
+    moved = ids.flip(1)  # the same words elsewhere: each one's nearest is itself, and not what stands in its place
+    for student, nearest in ((model, [2, 1, 0]), (drowned, [0, 1, 2])):
+        here, there = (student.states(tokens, mask, "document")[0][0] for tokens in (ids, moved))
+        assert (here @ there.T).argmax(1).tolist() == nearest
+
+
+def test_word_vectors_are_scaled_only_when_asked() -> None:
+    vectors = np.random.default_rng(3).normal(size=(2, 4)).astype(np.float32)
+    plain = TKModel.from_words(["a", "b"], vectors, device="cpu", num_heads=2).body.embeddings.weight
+    np.testing.assert_array_equal(plain[2:].detach(), vectors)
+    scaled = TKModel.from_words(
+        ["a", "b"], vectors, device="cpu", num_heads=2, vector_length=2.0
+    ).body.embeddings.weight
+    assert scaled[2:].norm(dim=1).mean().item() == pytest.approx(2.0)
+    with pytest.raises(ValueError, match="to become 0"):
+        TKModel.from_words(["a", "b"], vectors, device="cpu", num_heads=2, vector_length=0.0)
+    with pytest.raises(ValueError, match="expected word vectors"):
+        TKModel.from_words(["a", "b"], np.zeros_like(vectors), device="cpu", num_heads=2, vector_length=1.0)
+
+
 @pytest.mark.parametrize("aggregation", BOTH)
 def test_training_gives_the_scores_of_kept_states_whatever_the_padding(aggregation: Aggregation) -> None:
     model = make(aggregation)
@@ -182,7 +216,8 @@ def test_an_encoders_word_pieces_and_input_embeddings(tiny_bert_dir: Path, tmp_p
     model = TKModel.from_pretrained(tiny_bert_dir, device="cpu", num_heads=4, query_max_length=6)
     theirs = AutoTokenizer.from_pretrained(tiny_bert_dir)
     table = AutoModel.from_pretrained(tiny_bert_dir).get_input_embeddings().weight
-    assert torch.equal(model.body.embeddings.weight, table)
+    scale = model.config.hidden_size**0.5 / table.norm(dim=1).mean()
+    torch.testing.assert_close(model.body.embeddings.weight, table * scale)
     expected = theirs(QUERIES[0], add_special_tokens=False)["input_ids"]
     assert model.tokenize([QUERIES[0]], "query") == [expected]
     assert len(model.tokenize([" a" * 50], "query")[0]) == model.query_max_length == 6
