@@ -103,7 +103,13 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=3e-4, help="of all students")
     parser.add_argument("--backend", choices=["torch", "openvino"], default="torch", help="of searching and scoring")
     parser.add_argument(
-        "--held-out", action="store_true", help="cross-encoders score triples of queries that they weren't trained on"
+        "--held-out", action="store_true", help="cross-encoders score rows of queries that they weren't trained on"
+    )
+    parser.add_argument(
+        "--num-docs",
+        type=int,
+        default=2,
+        help="of a training row: 2 for triples; more for lists, half of whose other docs are any of the collection's",
     )
     arguments = parser.parse_args()
     logging.getLogger("transformers").setLevel(logging.ERROR)
@@ -116,6 +122,7 @@ def main() -> None:
         arguments.backend,
         arguments.held_out,
         arguments.suffix,
+        arguments.num_docs,
     )
     TABLES[arguments.table](study, arguments.seeds, arguments.only)
 
@@ -154,13 +161,13 @@ def students(study: Study, seeds: list[int], only: list[str] | None) -> None:
     started = time.perf_counter()
     ensemble, ensemble_scale = study.ensemble
     reranked: dict[str, list[Run]] = {"BM25": [study.bm25]}
-    reranked["T1"] = [study.kept("T1-100", lambda: study.rerank(study.load(study.teacher)))]
+    reranked["T1"] = [study.kept(f"T1-100{study.mark}", lambda: study.rerank(study.load(study.teacher)))]
     searched: dict[str, list[Run]] = {}
     seconds: dict[str, float] = {}
     for architecture, kind in chosen(STUDENTS, only).items():
         for teacher in ("alone", "T1", "T2"):
             row = f"{architecture}, {teacher}"
-            options = student_options(architecture, kind, teacher)
+            options = student_options(architecture, kind, teacher, study.num_docs)
             if teacher == "T2":
                 options["teacher_scale"] = ensemble_scale
             scores = ensemble if teacher == "T2" else None
@@ -229,7 +236,7 @@ def latency(study: Study, seeds: list[int], only: list[str] | None) -> None:
     candidates = bm25_search(study.collection, query_ids, 1000)
     settings: dict[str, Any] = {"batch_tokens": 8192, "dtype": "fast"}
     for architecture, kind in chosen(STUDENTS, only).items():
-        name, folder, _ = study.student(seed=seeds[0], **student_options(architecture, kind, "alone"))
+        name, folder, _ = study.student(seed=seeds[0], **student_options(architecture, kind, "alone", study.num_docs))
         model, docs, size = load_model(folder), None, None
         if architecture != "cross-encoder":
             kept = study.out / "precomputed" / name
@@ -252,13 +259,13 @@ def latency(study: Study, seeds: list[int], only: list[str] | None) -> None:
 TABLES = {"teachers": teachers, "students": students, "losses": losses, "scales": scales, "latency": latency}
 
 
-def student_options(architecture: str, kind: dict[str, Any], teacher: str) -> dict[str, Any]:
-    """Of a student of `students` that is taught by labels ("alone"), T1 or T2."""
+def student_options(architecture: str, kind: dict[str, Any], teacher: str, num_docs: int) -> dict[str, Any]:
+    """Of a student of `students` that is taught by labels ("alone"), T1 or T2, on rows of so many docs."""
     options = dict(kind) if architecture == "dot" else kind | {"student": architecture}
-    in_batch = architecture in IN_BATCH
-    if teacher == "alone":
-        return options | {"loss": ("infonce",) if in_batch else ("ranknet",)}
-    return options | {"loss": ("margin-mse:0.05", "infonce") if in_batch else ("margin-mse",)}
+    if architecture not in IN_BATCH and num_docs == 2:
+        return options | {"loss": ("ranknet",) if teacher == "alone" else ("margin-mse",)}
+    labels = "infonce" if architecture in IN_BATCH else "lce"
+    return options | {"loss": (labels,) if teacher == "alone" else ("margin-mse:0.05", labels)}
 
 
 def chosen(kinds: Mapping[str, dict[str, Any]], only: list[str] | None, *always: str) -> dict[str, dict[str, Any]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -87,6 +88,8 @@ class Study:
         held_out: cross-encoders that are trained score a triple only if its query was in the other half of their training data.
             A teacher is surer of what it has learnt by heart than a student can make use of.
         suffix: of its results' names.
+        num_docs: of a training row. 2 are triples; more are lists of a relevant doc and others, half of them drawn from BM25's
+            first 30 and half from the whole collection.
     """
 
     name: str
@@ -97,6 +100,7 @@ class Study:
     backend: Backend = "torch"
     held_out: bool = False
     suffix: str = ""
+    num_docs: int = 2
 
     @property
     def setting(self) -> Setting:
@@ -163,24 +167,61 @@ class Study:
             make_triples(TriplesOptions(collection=self.path, output=path, num_negatives=2, max_triples=number))
         return path
 
-    def half(self, number: int) -> Path:
-        """The triples of every other query."""
-        path = self.out / f"triples-half-{number}.tsv"
+    @cached_property
+    def others(self) -> Path:
+        """A run of each training query's other docs in its list."""
+        path = self.out / f"others-{self.num_docs}.run.gz"
         if not path.is_file():
-            triples = read_triples(self.triples)
-            place = {query_id: at for at, query_id in enumerate(dict.fromkeys(triple.query_id for triple in triples))}
-            write_triples(path, [triple for triple in triples if place[triple.query_id] % 2 == number])
+            qrels, draw = self.collection.qrels("train"), random.Random(42)
+            hard, all_ids = (
+                bm25_search(self.collection, list(qrels), 30),
+                [doc_id for doc_id, _ in self.collection.docs()],
+            )
+            run: Run = {}
+            for query_id, judged in qrels.items():
+                near = [doc_id for doc_id in hard.get(query_id, {}) if doc_id not in judged]
+                others = draw.sample(near, min(self.num_docs // 2, len(near)))
+                while len(others) < self.num_docs - 1:
+                    doc_id = draw.choice(all_ids)
+                    others += [doc_id] if doc_id not in judged and doc_id not in others else []
+                run[query_id] = {doc_id: -float(at) for at, doc_id in enumerate(others)}
+            write_run(path, run)
         return path
 
-    def cross_encoder(self, name: str, triples: Path | None = None, **options: Any) -> str:
-        """A cross-encoder trained on the triples, or on some of them."""
-        folder = self.out / name
+    @property
+    def rows(self) -> Path:
+        """What is trained on: triples, or a run that lists are made of."""
+        return self.triples if self.num_docs == 2 else self.others
+
+    def half(self, number: int) -> Path:
+        """The rows of every other query."""
+        path = self.rows.with_name(self.rows.name.replace(".", f"-half-{number}.", 1))
+        if path.is_file():
+            return path
+        if self.num_docs > 2:
+            write_run(path, dict(list(read_run(self.rows).items())[number::2]))
+            return path
+        triples = read_triples(self.rows)
+        place = {query_id: at for at, query_id in enumerate(dict.fromkeys(triple.query_id for triple in triples))}
+        write_triples(path, [triple for triple in triples if place[triple.query_id] % 2 == number])
+        return path
+
+    def cross_encoder(self, name: str, rows: Path | None = None, **options: Any) -> str:
+        """A cross-encoder trained on the labels of the rows, or of some of them: by RankNet on triples, or by LCE on lists."""
+        folder = self.out / f"{name}{self.mark}"
+        rows = rows or self.rows
+        if self.num_docs > 2:
+            labelled = self.scored(
+                "bm25", f"{rows.name.split('.')[0]}-bm25", rows
+            )  # in each row the relevant doc comes first
+            options = {"student": "cross-encoder", "loss": ("lce",), "learning_rate": 1e-4, **options}
+            return self.train(folder, labelled, options)[0]
         if not (folder / "metrics.json").is_file():
             length = self.setting.query_length + self.setting.doc_length
             train_teacher(
                 TeacherOptions(
                     collection=self.path,
-                    triples=str(triples or self.triples),
+                    triples=str(rows),
                     init=MINILM,
                     output_dir=folder,
                     max_length=length,
@@ -189,6 +230,11 @@ class Study:
                 )
             )
         return str(folder / "model")
+
+    @property
+    def mark(self) -> str:
+        """Of the names of what is trained on lists."""
+        return "" if self.num_docs == 2 else f"-lists-{self.num_docs}"
 
     @cached_property
     def teacher(self) -> str:
@@ -203,14 +249,19 @@ class Study:
         model, _ = self.train(self.out / "dense-teacher", self.scores, {"loss": ("infonce",), "learning_rate": 1e-4})
         return model, 1.0
 
-    def scored(self, teacher: str, name: str, triples: Path | None = None) -> Path:
-        """A teacher's scores of the triples, or of some of them."""
-        path = self.out / name
+    def scored(self, teacher: str, name: str, rows: Path | None = None) -> Path:
+        """A teacher's scores of the rows, or of some of them."""
+        is_triples = self.num_docs == 2
+        path = self.out / f"{name}{self.mark}.{'tsv' if is_triples else 'jsonl'}"
         if not path.is_file():
+            rows = rows or self.rows
             options = ScoreOptions(
                 teacher=teacher,
                 collection=self.path,
-                triples=triples or self.triples,
+                triples=rows if is_triples else None,
+                candidates=None if is_triples else rows,
+                split=None if is_triples else "train",
+                depth=self.num_docs,
                 output=path,
                 dtype="fast",
                 backend="torch" if teacher == "bm25" else self.backend,
@@ -219,16 +270,16 @@ class Study:
         return path
 
     def cross_encoder_scores(self, name: str, scores: str, **options: Any) -> Path:
-        """Scores of the triples by a cross-encoder trained on them; with `held_out`, by two, each trained on the other half."""
+        """Scores of the rows by a cross-encoder trained on them; with `held_out`, by two, each trained on the other half."""
         if not self.held_out:
-            return self.scored(self.cross_encoder(name, **options), f"{scores}.tsv")
-        path = self.out / f"{scores}-held-out.tsv"
+            return self.scored(self.cross_encoder(name, **options), scores)
+        parts = []
+        for number in (0, 1):
+            teacher = self.cross_encoder(f"{name}-half-{1 - number}", self.half(1 - number), **options)
+            parts.append(self.scored(teacher, f"{scores}-half-{number}", self.half(number)))
+        path = self.out / parts[0].name.replace("-half-0", "-held-out")
         if not path.is_file():
-            parts = []
-            for number in (0, 1):
-                teacher = self.cross_encoder(f"{name}-half-{1 - number}", self.half(1 - number), **options)
-                parts.append(self.scored(teacher, f"{scores}-half-{number}.tsv", self.half(number)).read_bytes())
-            path.write_bytes(b"".join(parts))
+            path.write_bytes(b"".join(part.read_bytes() for part in parts))
         return path
 
     @cached_property
@@ -236,20 +287,21 @@ class Study:
         """T1's."""
         if self.setting.teachers == "trained":
             return self.cross_encoder_scores("teacher", "scores")
-        return self.scored(self.teacher, "scores.tsv")
+        return self.scored(self.teacher, "scores")
 
     @cached_property
     def ensemble(self) -> tuple[Path, float]:
         """T2: the mean z-scores of unlike teachers; and the scale that gives its margins the spread of T1's.
 
         Trained: a cross-encoder of six layers, one of three layers and another seed, a dense model, BM25. Else MiniLM and BM25.
+        With lists, MiniLM as it is published is the dense model: it hasn't learnt the rows' labels by heart.
         """
-        path = self.out / ("scores-ensemble-held-out.tsv" if self.held_out else "scores-ensemble.tsv")
+        path = self.out / self.scores.name.replace("scores", "scores-ensemble", 1)
         if not path.is_file():
-            files = [self.scores, self.scored("bm25", "scores-bm25.tsv")]
+            files = [self.scores, self.scored("bm25", "scores-bm25")]
             if self.setting.teachers == "trained":
                 files.append(self.cross_encoder_scores("teacher-small", "scores-small", num_layers=3, seed=43))
-                files.append(self.scored(self.dense_teacher[0], "scores-dense.tsv"))
+                files.append(self.scored(self.dense_teacher[0] if self.num_docs == 2 else MINILM, "scores-dense"))
             merge_scores([str(file) for file in files], path, normalize="zscore")
         return path, round(_margin_spread(self.scores) * self.teacher_scale / _margin_spread(path), 3)
 
@@ -327,7 +379,8 @@ class Study:
             **({"teacher_scale": self.teacher_scale} if self.teacher_scale != 1.0 else {}),
             **options,
         }
-        told = options if scores is None and not self.held_out else options | {"scores": (scores or self.scores).name}
+        plain = scores is None and not self.held_out and self.num_docs == 2
+        told = options if plain else options | {"scores": (scores or self.scores).name}
         key = hashlib.sha256(repr(sorted(told.items())).encode()).hexdigest()[:8]
         model, seconds = self.train(self.out / f"student-{key}", self.scores if scores is None else scores, options)
         return f"student-{key}", model, seconds
@@ -387,7 +440,7 @@ def _mean(evaluations: Sequence[Evaluation]) -> Evaluation:
 
 def write_result(name: str, study: Study, started: float, **parts: Any) -> None:
     """Writes eval/results/<name>.json, with what is needed to repeat it; apart where teachers are `held_out`."""
-    name += ("-held-out" if study.held_out else "") + (f"-{study.suffix}" if study.suffix else "")
+    name += study.mark + ("-held-out" if study.held_out else "") + (f"-{study.suffix}" if study.suffix else "")
     result = {
         "collection": study.name,
         "setting": vars(study.setting),
@@ -395,6 +448,7 @@ def write_result(name: str, study: Study, started: float, **parts: Any) -> None:
         "learning_rate": study.learning_rate,
         "dropout": 0.0,
         "held_out": study.held_out,
+        "num_docs": study.num_docs,
         "num_test_queries": len(study.qrels),
         **parts,
         **facts(started),

@@ -49,17 +49,20 @@ def teachers(result: dict[str, Any]) -> str:
 
 
 def students(result: dict[str, Any]) -> str:
-    name = result["collection"]
+    name, is_lists = result["collection"], result.get("num_docs", 2) > 2
+    own = "by InfoNCE on each list" if is_lists else "by RankNet on the triples"
+    with_labels = "with InfoNCE" if is_lists else "with InfoNCE where the student has it"
     found = (
         f"## Students and teachers: {named(result)}\n\n{made(result)} Alone: labels only, by InfoNCE for students that score all "
-        "docs of a batch (dot, colbert, splade), by RankNet on the triples for the others. T1: Margin-MSE with a "
-        "cross-encoder's scores (with InfoNCE where the student has it). T2: the same with the mean z-scores of unlike teachers. "
+        f"docs of a batch (dot, colbert, splade), {own} for the others. T1: Margin-MSE with a "
+        f"cross-encoder's scores ({with_labels}). T2: the same with the mean z-scores of unlike teachers. "
         "p: randomisation test on nDCG@10 against the same student alone, Holm-corrected.\n\n"
         f"Re-ranking BM25's first 100:\n\n{compared(result['reranked'])}\n\n"
     )
     if result["searched"]:
         found += f"Searching the whole collection:\n\n{compared(result['searched'])}\n\n"
-    path = RESULTS / f"latency-{name}{'-held-out' if result.get('held_out') else ''}.json"
+    mark = f"-lists-{result['num_docs']}" if is_lists else ""
+    path = RESULTS / f"latency-{name}{mark}{'-held-out' if result.get('held_out') else ''}.json"
     if path.is_file():
         latency = json.loads(path.read_text(encoding="utf-8"))
         rows = [{key: "" if value is None else value for key, value in row.items()} for row in latency["rows"]]
@@ -174,8 +177,9 @@ def links(result: dict[str, Any]) -> str:
 
 
 def named(result: dict[str, Any]) -> str:
-    """The collection, and whether its teachers scored what they hadn't learnt."""
-    return f"{result['collection']}, held-out teachers" if result.get("held_out") else str(result["collection"])
+    """The collection, what rows are where they aren't triples, and whether teachers scored what they hadn't learnt."""
+    lists = f", lists of {result['num_docs']}" if result.get("num_docs", 2) > 2 else ""
+    return f"{result['collection']}{lists}{', held-out teachers' if result.get('held_out') else ''}"
 
 
 def made(result: dict[str, Any]) -> str:
@@ -187,8 +191,12 @@ def made(result: dict[str, Any]) -> str:
         if result.get("held_out")
         else ""
     )
+    num_docs = result.get("num_docs", 2)
+    rows = f"at most {setting['num_triples']:,} triples"
+    if num_docs > 2:
+        rows = f"a list of {num_docs} docs for each training query (a relevant one, others of BM25's first 30, and any)"
     return (
-        f"Students: the first {result['num_layers']} layers of MiniLM, at most {setting['num_triples']:,} triples, "
+        f"Students: the first {result['num_layers']} layers of MiniLM, {rows}, "
         f"{setting['num_epochs']:g} epoch(s), learning rate {result['learning_rate']:g}, dropout {result['dropout']:g}, "
         f"{setting['query_length']}/{setting['doc_length']} tokens; {result['num_test_queries']} test queries.{seeds}{held_out}"
     )
