@@ -3,12 +3,14 @@
     python eval/entity_sets.py [--data FOLDER] [--out runs/entities]
 
 Writes wned-wiki.jsonl.gz and conel.jsonl.gz (mentions in their contexts), ottqa.jsonl.gz (questions with the pages that answer
-them), and dbpedia-entity.tsv with dbpedia-entity.qrels (queries with graded pages).
+them), hover-{train,test}.jsonl.gz (claims with the pages that together prove or refute them; a hash of its id says which), and
+dbpedia-entity.tsv with dbpedia-entity.qrels (queries with graded pages).
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,15 +29,21 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "entities"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--data", type=Path, default=SHARED, help="holds wned_wiki/, conel2021/, ottqa_pages/, dbpedia_entity_v2/"
+        "--data",
+        type=Path,
+        default=SHARED,
+        help="holds wned_wiki/, conel2021/, ottqa_pages/, hover/, dbpedia_entity_v2/",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/entities"))
     arguments = parser.parse_args()
     data, out = arguments.data, arguments.out
+    claims = list(hover(data / "hover" / "hover_dev_release_v1.1.json"))
     sets = {
         "wned-wiki": linked_mentions(data / "wned_wiki" / "wned_wiki.el.jsonl.gz"),
         "conel": conel(data / "conel2021" / "ConEL_CNE.json"),
         "ottqa": ottqa(data / "ottqa_pages" / "dev_questions.jsonl"),
+        "hover-train": (claim for claim in claims if not held_aside(claim.id)),
+        "hover-test": (claim for claim in claims if held_aside(claim.id)),
     }
     for name, records in sets.items():
         own = list(records)
@@ -94,6 +102,18 @@ def ottqa(path: Path) -> Iterator[KiltRecord]:
         outputs = tuple(KiltOutput(row["answer"], (KiltPage(title),)) for title in dict.fromkeys(pages))
         if outputs:
             yield KiltRecord(row["id"], row["question"], outputs)
+
+
+def hover(path: Path) -> Iterator[KiltRecord]:
+    """HoVer's claims; all pages of a claim are one set."""
+    for row in json.loads(path.read_text(encoding="utf-8")):
+        titles = dict.fromkeys(title for title, _ in row["supporting_facts"])
+        yield KiltRecord(row["uid"], row["claim"], (KiltOutput(row["label"], tuple(map(KiltPage, titles))),))
+
+
+def held_aside(id_: str) -> bool:
+    """Whether a claim is one of the quarter that isn't trained on."""
+    return hashlib.sha256(id_.encode()).digest()[0] % 4 == 0
 
 
 def dbpedia_entity(folder: Path) -> tuple[dict[str, str], Qrels]:
