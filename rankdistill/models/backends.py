@@ -126,5 +126,6 @@ def _compile(body: nn.Module, inputs: Mapping[str, Tensor], precision: str) -> A
             converted = openvino.convert_model(whole, example_input=tuple(example[name] for name in names))
     finally:
         torch.set_autocast_enabled("cpu", was_enabled)
-    settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    settings["ENABLE_CPU_PINNING"] = False  # or processes side by side would all be put on the first cores
     return openvino.Core().compile_model(converted, "CPU", settings)

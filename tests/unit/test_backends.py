@@ -32,6 +32,16 @@ def save(architecture: str, encoder: Path, mlm: Path, cross_encoder: Path, folde
         CrossEncoderModel.from_pretrained(cross_encoder, device="cpu").save_pretrained(folder)
 
 
+def test_openvino_leaves_the_choice_of_cores_to_the_system(tiny_bert_dir: Path) -> None:
+    """Pinned, two processes of one thread each would share the first core, and leave the others idle."""
+    model = DotModel.from_pretrained(tiny_bert_dir, device="cpu")
+    compile_openvino(model)
+    encode_texts(model, ["sort a list"], kind="query", progress=False)
+    body = model.encoder
+    assert isinstance(body, OpenVinoBody)
+    assert [compiled.get_property("ENABLE_CPU_PINNING") for compiled in body._compiled.values()] == [False]
+
+
 @pytest.mark.parametrize("architecture", ["dot", "colbert", "splade", "cross-encoder"])
 def test_openvino_gives_torchs_scores(
     architecture: str,
