@@ -161,7 +161,10 @@ def students(study: Study, seeds: list[int], only: list[str] | None) -> None:
     started = time.perf_counter()
     ensemble, ensemble_scale = study.ensemble
     reranked: dict[str, list[Run]] = {"BM25": [study.bm25]}
-    reranked["T1"] = [study.kept(f"T1-100{study.mark}", lambda: study.rerank(study.load(study.teacher)))]
+    reranked["T1"] = [
+        study.kept(f"{Path(model).parent.name}-100", lambda model=model: study.rerank(study.load(model)))  # type: ignore[misc]
+        for model in study.scorers
+    ]
     searched: dict[str, list[Run]] = {}
     seconds: dict[str, float] = {}
     for architecture, kind in chosen(STUDENTS, only).items():

@@ -9,8 +9,8 @@ For each exit, all of them MiniLM's first layers, searching the whole collection
     + teaching     the same, where the last exit also teaches the others (an extension); also with equal weights
     AdaptiveLayer  sentence-transformers' AdaptiveLayerLoss, with as many steps
 
-All learn by InfoNCE; with --teacher also from T1's margins (Margin-MSE at every exit), but for AdaptiveLayerLoss, which can't.
-Models are also measured, as they are, on other collections (--zero-shot cosqa).
+All learn by InfoNCE; with --teacher also from T1's margins (Margin-MSE at every exit), but for AdaptiveLayerLoss, which can't; each
+row is then compared with itself without a teacher, too. Models are also measured, as they are, elsewhere (--zero-shot cosqa).
 
     python eval/exits.py COLLECTION [--exits 2 4 6] [--seeds 42] [--teacher] [--zero-shot OTHER] [--data FOLDER]
         [--out runs/cross-architecture]
@@ -26,6 +26,7 @@ import json
 import logging
 import random
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ import torch
 from study import MINILM, SETTINGS, SHARED, Study, table, write_result
 
 from rankdistill.evaluation.report import render_table
+from rankdistill.evaluation.significance import holm
 from rankdistill.formats.triples import read_triples
 from rankdistill.models.dot import DotModel
 from rankdistill.models.multi_exit import MultiExitEncoder
@@ -43,6 +45,7 @@ from rankdistill.records import Run
 FULL = 6
 LEARNING_RATE = 1e-4
 BATCH = 32
+LABELS, TAUGHT = ("infonce",), ("margin-mse:0.05", "infonce")
 
 
 def main() -> None:
@@ -65,7 +68,48 @@ def main() -> None:
     study = Study(arguments.collection, arguments.data, out, FULL, LEARNING_RATE, arguments.backend)
     others = [replace(study, name=name, out=arguments.out / name) for name in arguments.zero_shot]
     exits, seeds = tuple(sorted(arguments.exits)), arguments.seeds
-    loss = ("margin-mse:0.05", "infonce") if arguments.teacher else ("infonce",)
+    ways: dict[str, dict[str, Any]] = {"multi-exit": {}}
+    if "teaching" not in arguments.without:
+        ways["multi-exit + teaching"] = {"teacher": "last"}
+        ways["multi-exit + teaching, equal weights"] = {"teacher": "last", "weights": "uniform"}
+    adaptive = not arguments.teacher and "adaptive" not in arguments.without
+    loss = TAUGHT if arguments.teacher else LABELS
+    runs, seconds = trained(study, others, exits, seeds, loss, ways, adaptive)
+    rows, *zero_shot = (compared(each, runs[each.name]) for each in (study, *others))
+    kind = "-teacher" if arguments.teacher else ""
+    elsewhere = dict(zip(arguments.zero_shot, zero_shot, strict=True))
+    parts: dict[str, Any] = {
+        "seeds": seeds,
+        "loss": loss,
+        "rows": rows,
+        "train_seconds": seconds,
+        "zero_shot": elsewhere,
+    }
+    if arguments.teacher:
+        untaught, _ = trained(study, [], exits, seeds, LABELS, ways, adaptive)
+        parts["gains"] = gains(study, untaught[study.name], runs[study.name])
+    write_result(f"exits-{study.name}{kind}", study, started, **parts)
+    shown = ("system", "nDCG@10", "RR@10", "R@100", "p")
+    for each in (rows, *zero_shot):
+        print(render_table([{key: row[key] for key in shown} for row in each], decimals=3))
+
+
+def trained(
+    study: Study,
+    others: Sequence[Study],
+    exits: tuple[int, ...],
+    seeds: list[int],
+    loss: tuple[str, ...],
+    ways: Mapping[str, dict[str, Any]],
+    adaptive: bool,
+) -> tuple[dict[str, dict[str, list[Run]]], dict[str, float]]:
+    """Runs of each collection by row, one a seed; and the mean seconds of each training.
+
+    Args:
+        others: collections to test on as well.
+        ways: of training all exits at once, with their options.
+        adaptive: also train by sentence-transformers' AdaptiveLayerLoss.
+    """
     runs: dict[str, dict[str, list[Run]]] = {each.name: {} for each in (study, *others)}
     seconds: dict[str, float] = {}
 
@@ -84,10 +128,6 @@ def main() -> None:
 
     for k in exits:
         add(f"{k}: cut", f"cut-{k}", DotModel.from_pretrained(MINILM, num_layers=k, normalize=False))
-    ways: dict[str, dict[str, Any]] = {"multi-exit": {}}
-    if "teaching" not in arguments.without:
-        ways["multi-exit + teaching"] = {"teacher": "last"}
-        ways["multi-exit + teaching, equal weights"] = {"teacher": "last", "weights": "uniform"}
     for seed in seeds:
         for k in exits:
             name, folder, took = study.student(seed=seed, loss=loss, num_layers=k)
@@ -103,30 +143,33 @@ def main() -> None:
             model = MultiExitEncoder.from_pretrained(folder)
             for k in exits:
                 add(f"{k}: {way}", f"{name}-{k}", model.at(k))
-        if not arguments.teacher and "adaptive" not in arguments.without:
+        if adaptive:
             name, folder, took = adaptive_layer(study, seed)
             seconds["AdaptiveLayer"] = seconds.get("AdaptiveLayer", 0.0) + took
             for k in exits:
-                add(
-                    f"{k}: AdaptiveLayer",
-                    f"{name}-{k}",
-                    DotModel.from_pretrained(folder, num_layers=k, normalize=False),
-                )
-    rows, *zero_shot = (compared(each, runs[each.name]) for each in (study, *others))
-    kind = "-teacher" if arguments.teacher else ""
-    seconds = {label: total / len(seeds) for label, total in seconds.items()}
-    elsewhere = dict(zip(arguments.zero_shot, zero_shot, strict=True))
-    parts: dict[str, Any] = {
-        "seeds": seeds,
-        "loss": loss,
-        "rows": rows,
-        "train_seconds": seconds,
-        "zero_shot": elsewhere,
-    }
-    write_result(f"exits-{study.name}{kind}", study, started, **parts)
-    shown = ("system", "nDCG@10", "RR@10", "R@100", "p")
-    for each in (rows, *zero_shot):
-        print(render_table([{key: row[key] for key in shown} for row in each], decimals=3))
+                body = DotModel.from_pretrained(folder, num_layers=k, normalize=False)
+                add(f"{k}: AdaptiveLayer", f"{name}-{k}", body)
+    return runs, {label: total / len(seeds) for label, total in seconds.items()}
+
+
+def gains(study: Study, untaught: dict[str, list[Run]], taught: dict[str, list[Run]]) -> list[dict[str, Any]]:
+    """What a teacher adds to each row that is trained: a randomisation test each, Holm-corrected over all."""
+    labels = [label for label in taught if not label.endswith("cut")]
+    both = {label: untaught[label] for label in labels} | {f"{label}, T1": taught[label] for label in labels}
+    rows = {row["system"]: row for row in table(study.qrels, both, {f"{label}, T1": label for label in labels})}
+    # Each of those has a baseline of its own, so they weren't corrected yet.
+    tested = [rows[f"{label}, T1"] for label in labels]
+    corrected = dict(zip(labels, holm([row["p"] for row in tested]), strict=True))
+    return [
+        {
+            "system": label,
+            "labels only": rows[label]["nDCG@10"],
+            "with T1": row["nDCG@10"],
+            "p": corrected[label],
+            "wins : losses": f"{row['wins']} : {row['losses']}",
+        }
+        for label, row in sorted(zip(labels, tested, strict=True), key=lambda item: int(item[0].split(":")[0]))
+    ]
 
 
 def compared(study: Study, runs: dict[str, list[Run]]) -> list[dict[str, Any]]:

@@ -214,7 +214,7 @@ class Study:
             labelled = self.scored(
                 "bm25", f"{rows.name.split('.')[0]}-bm25", rows
             )  # in each row the relevant doc comes first
-            options = {"student": "cross-encoder", "loss": ("lce",), "learning_rate": 1e-4, **options}
+            options = {"student": "cross-encoder", "loss": ("lce",), "learning_rate": 3e-4, **options}
             return self.train(folder, labelled, options)[0]
         if not (folder / "metrics.json").is_file():
             length = self.setting.query_length + self.setting.doc_length
@@ -240,6 +240,13 @@ class Study:
     def teacher(self) -> str:
         """T1: a cross-encoder trained on the triples, or MiniLM as it is published."""
         return self.cross_encoder("teacher") if self.setting.teachers == "trained" else MINILM
+
+    @property
+    def scorers(self) -> list[str]:
+        """The models whose scores T1's are: itself, or, with `held_out`, the two of a half of the rows each."""
+        if not self.held_out or self.setting.teachers != "trained":
+            return [self.teacher]
+        return [self.cross_encoder(f"teacher-half-{number}", self.half(number)) for number in (0, 1)]
 
     @cached_property
     def dense_teacher(self) -> tuple[str, float]:

@@ -97,11 +97,18 @@ def exits(result: dict[str, Any]) -> str:
         f"The same models on {name}, of which they have seen nothing:\n\n{compared(rows)}\n\n"
         for name, rows in result.get("zero_shot", {}).items()
     )
+    gained = ""
+    if "gains" in result:
+        rows = [row | {"p": f"{row['p']:.4f}"} for row in result["gains"]]
+        gained = (
+            "What the teacher adds, nDCG@10 of each row that was trained (randomisation test, Holm-corrected over all of them):\n\n"
+            f"{render_table(rows, style='markdown', decimals=3)}\n\n"
+        )
     ways = ", ".join(f"{label} {value:.0f} s" for label, value in seconds.items() if not label.endswith("alone"))
     return (
         f"## One model, many exits: {result['collection']}\n\n{made(result)} Loss: {' + '.join(result['loss'])} at every exit. The "
         "whole collection is searched. p: against the same body cut there and trained alone, Holm-corrected.\n\n"
-        f"{compared(result['rows'])}\n\n{elsewhere}"
+        f"{compared(result['rows'])}\n\n{gained}{elsewhere}"
         f"Training: {ways}; each exit alone, together {alone:.0f} s.\n\n{by(result)}"
     )
 
