@@ -49,7 +49,7 @@ def teachers(result: dict[str, Any]) -> str:
 
 
 def students(result: dict[str, Any]) -> str:
-    name, is_lists = result["collection"], result.get("num_docs", 2) > 2
+    is_lists = result.get("num_docs", 2) > 2
     own = "by InfoNCE on each list" if is_lists else "by RankNet on the triples"
     with_labels = "with InfoNCE" if is_lists else "with InfoNCE where the student has it"
     found = (
@@ -61,8 +61,7 @@ def students(result: dict[str, Any]) -> str:
     )
     if result["searched"]:
         found += f"Searching the whole collection:\n\n{compared(result['searched'])}\n\n"
-    mark = f"-lists-{result['num_docs']}" if is_lists else ""
-    path = RESULTS / f"latency-{name}{mark}{'-held-out' if result.get('held_out') else ''}.json"
+    path = RESULTS / f"latency-{marked(result)}.json"
     if path.is_file():
         latency = json.loads(path.read_text(encoding="utf-8"))
         rows = [{key: "" if value is None else value for key, value in row.items()} for row in latency["rows"]]
@@ -109,7 +108,7 @@ def exits(result: dict[str, Any]) -> str:
         f"## One model, many exits: {result['collection']}\n\n{made(result)} Loss: {' + '.join(result['loss'])} at every exit. The "
         "whole collection is searched. p: against the same body cut there and trained alone, Holm-corrected.\n\n"
         f"{compared(result['rows'])}\n\n{gained}{elsewhere}"
-        f"Training: {ways}; each exit alone, together {alone:.0f} s.\n\n{by(result)}"
+        f"Training: {ways}; each exit alone, together {alone:.0f} s.\n\n{exits_figure(result)}\n\n{by(result)}"
     )
 
 
@@ -189,6 +188,12 @@ def named(result: dict[str, Any]) -> str:
     return f"{result['collection']}{lists}{', held-out teachers' if result.get('held_out') else ''}"
 
 
+def marked(result: dict[str, Any]) -> str:
+    """The same in names of files."""
+    lists = f"-lists-{result['num_docs']}" if result.get("num_docs", 2) > 2 else ""
+    return f"{result['collection']}{lists}{'-held-out' if result.get('held_out') else ''}"
+
+
 def made(result: dict[str, Any]) -> str:
     """How students were made and measured."""
     setting = result["setting"]
@@ -228,14 +233,8 @@ def by(result: dict[str, Any]) -> str:
 
 def figure(result: dict[str, Any], latency: dict[str, Any]) -> str:
     """Quality against latency, as the paper draws it: an arrow from each student alone to the one with T2."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "rankdistill"  # the same picture is the same file
-    from matplotlib import pyplot
-
     quality = {row["system"]: row["nDCG@10"] for row in result["reranked"]}
-    drawing, axes = pyplot.subplots(figsize=(6.4, 4))
+    drawing, axes = canvas()
     for row in latency["rows"]:
         name, milliseconds = row["student"], row["ms at 1000"]
         if f"{name}, T2" not in quality:
@@ -252,12 +251,47 @@ def figure(result: dict[str, Any], latency: dict[str, Any]) -> str:
     axes.set_xscale("log")
     axes.set_xlabel("milliseconds a query, 1,000 candidates")
     axes.set_ylabel("nDCG@10, re-ranking BM25's first 100")
-    name = f"quality-latency-{result['collection']}.svg"
+    return drawn(drawing, f"quality-latency-{marked(result)}", "Quality against latency: hollow alone, filled with T2")
+
+
+def exits_figure(result: dict[str, Any]) -> str:
+    """Quality by exit, a line for each way to come to a model of so many layers."""
+    ways: dict[str, list[tuple[int, float]]] = {}
+    for row in result["rows"]:
+        exit, way = row["system"].split(": ")
+        ways.setdefault(way, []).append((int(exit), row["nDCG@10"]))
+    drawing, axes = canvas()
+    for way, points in ways.items():
+        style = "--o" if way == "alone" else "-o" if way.startswith("multi-exit") else ":o"
+        axes.plot(*zip(*points, strict=True), style, markersize=4, label=way)
+    axes.set_xticks(sorted({exit for points in ways.values() for exit, _ in points}))
+    axes.set_xlabel("layers that are run")
+    axes.set_ylabel("nDCG@10")
+    axes.legend(fontsize="small")
+    taught = "-teacher" if "gains" in result else ""
+    return drawn(drawing, f"exits-{result['collection']}{taught}", "nDCG@10 at each exit, by the way it was trained")
+
+
+def canvas() -> tuple[Any, Any]:
+    """A figure and its axes."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "rankdistill"  # the same picture is the same file
+    from matplotlib import pyplot
+
+    return pyplot.subplots(figsize=(6.4, 4))
+
+
+def drawn(drawing: Any, name: str, says: str) -> str:
+    """The figure written into docs/, and what shows it there."""
+    from matplotlib import pyplot
+
     drawing.tight_layout()
     (ROOT / "docs" / "figures").mkdir(exist_ok=True)
-    drawing.savefig(ROOT / "docs" / "figures" / name, metadata={"Date": None})
+    drawing.savefig(ROOT / "docs" / "figures" / f"{name}.svg", metadata={"Date": None})
     pyplot.close(drawing)
-    return f"![Quality against latency: hollow alone, filled with T2](figures/{name})"
+    return f"![{says}](figures/{name}.svg)"
 
 
 def scores(result: dict[str, Any]) -> str:
