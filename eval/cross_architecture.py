@@ -25,7 +25,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from study import COSINE_SCALE, MINILM, SETTINGS, SHARED, Study, table, write_result
+from study import COSINE_SCALE, MINILM, SETTINGS, SHARED, Study
+from tables import table, write_result
 
 from rankdistill.evaluation.measures import evaluate
 from rankdistill.evaluation.report import render_table

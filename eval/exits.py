@@ -32,7 +32,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from study import MINILM, SETTINGS, SHARED, Study, table, write_result
+from study import MINILM, SETTINGS, SHARED, Study
+from tables import table, write_result
 
 from rankdistill.evaluation.report import render_table
 from rankdistill.evaluation.significance import holm
