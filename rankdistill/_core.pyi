@@ -120,6 +120,9 @@ class TokenStore:
     def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int32]:
         """Tokens of each row, special ones included. Raises ValueError for a row that isn't there."""
 
+    def distinct_tokens(self) -> NDArray[np.int64]:
+        """The tokens that occur in any text, in order, special ones included. One pass over the file."""
+
     def batch(
         self, rows: NDArray[np.int64], pad_id: int, max_length: int | None = None, pad_to_multiple_of: int = 1
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

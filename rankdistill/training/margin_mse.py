@@ -49,6 +49,7 @@ from rankdistill.training.terms import (
 )
 from rankdistill.training.trainer import Batch, DistillationTrainer, Objective
 from rankdistill.training.validation import dev_qrels, validator
+from rankdistill.training.vocabulary import train_occurring_words
 
 __all__ = ["loss_weights", "score_objective", "train_margin_mse"]
 
@@ -142,6 +143,7 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
     source, plan = _batches(
         options, state, model, collection, placed, with_negatives=any(map(needs_negatives, weights))
     )
+    restore = train_occurring_words(model, (source.queries, source.docs), options.weight_decay)
     penalties = penalty_weights(options, total_steps(options, source.num_steps))
     with_dev = options.dev_split is not None
     arguments = trainer_arguments(
@@ -174,9 +176,7 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
         only_trained=adapters is not None,
         callbacks=[EarlyStoppingCallback(options.patience)] if with_dev and options.patience else None,
     )
-    if adapters is None:
-        return run_training(trainer, options, checkpoint, facts)
-    return run_training(trainer, options, checkpoint, facts, adapters.merge_and_unload)
+    return run_training(trainer, options, checkpoint, facts, restore if adapters is None else adapters.merge_and_unload)
 
 
 def _collection(options: MarginMSEOptions, store: ScoreStore) -> Collection:

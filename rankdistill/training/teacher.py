@@ -21,6 +21,7 @@ from rankdistill.retrieval.mine import draw_triples, negatives_run
 from rankdistill.training.rows import CrossSource, MemoryRows, batch_plan, place
 from rankdistill.training.run import prepare_folder, run_training, trainer_arguments, write_config
 from rankdistill.training.trainer import Batch, DistillationTrainer, Objective
+from rankdistill.training.vocabulary import train_occurring_words
 
 __all__ = ["rows_of_triples", "teacher_objective", "train_teacher"]
 
@@ -91,9 +92,10 @@ def train_teacher(options: TeacherOptions) -> Path:
         docs = cached_tokens(collection, "docs", model.tokenizer, model.max_length)
     plan = batch_plan(options, placed, docs, world_size=state.num_processes, rank=state.process_index)
     source = CrossSource.of(model.tokenizer, placed, plan, queries, docs, max_length=model.max_length)
+    restore = train_occurring_words(model, (queries, docs), options.weight_decay)
     arguments = trainer_arguments(options, source.num_steps)
     facts = {"triples": len(triples), "triples_left_out_for_missing_ids": len(triples) - placed.num_rows}
     if arguments.process_index == 0:
         write_config(options, arguments, **facts)
     trainer = DistillationTrainer(model, arguments, source=source, objective=teacher_objective(options.loss))
-    return run_training(trainer, options, checkpoint, facts)
+    return run_training(trainer, options, checkpoint, facts, restore)

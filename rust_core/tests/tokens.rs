@@ -55,6 +55,15 @@ proptest! {
     }
 
     #[test]
+    fn distinct_tokens_are_those_of_a_set(texts in texts(70_000), wide in any::<bool>()) {
+        let texts: Vec<Vec<u32>> = texts.iter().map(|text| text.iter().map(|token| if wide { *token } else { token % 300 }).collect()).collect();
+        let folder = tempfile::tempdir().unwrap();
+        let store = build(&folder.path().join("x"), &texts, if wide { 4 } else { 2 });
+        let expected: std::collections::BTreeSet<i64> = texts.concat().into_iter().map(i64::from).collect();
+        prop_assert_eq!(store.distinct_tokens(), expected.into_iter().collect::<Vec<_>>());
+    }
+
+    #[test]
     fn a_build_cut_anywhere_goes_on_to_the_same_bytes(
         texts in texts(60_000), chunk in 1usize..9, tokens_lost in 0.0f64..1.0, journal_lost in 0.0f64..1.0, flip in 0usize..2000,
     ) {

@@ -60,6 +60,10 @@ impl TokenStore {
         Ok(py.detach(|| self.0.lengths(rows)).map_err(to_python)?.into_pyarray(py))
     }
 
+    fn distinct_tokens<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i64>> {
+        py.detach(|| self.0.distinct_tokens()).into_pyarray(py)
+    }
+
     #[pyo3(signature = (rows, pad_id, max_length = None, pad_to_multiple_of = 1))]
     fn batch<'py>(
         &self,

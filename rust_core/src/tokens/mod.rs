@@ -196,6 +196,25 @@ impl TokenStore {
         rows.iter().map(|&row| self.row_of(row).map(|row| (self.offset(row + 1) - self.offset(row)) as i32)).collect()
     }
 
+    /// The tokens that occur in any text, in order, special ones included. One pass over the file.
+    pub fn distinct_tokens(&self) -> Vec<i64> {
+        let mut occurs = Vec::new();
+        let mut mark = |token: usize| {
+            if token >= occurs.len() {
+                occurs.resize(token + 1, false);
+            }
+            occurs[token] = true;
+        };
+        let width = self.info.width as usize;
+        let bytes = &self.map[HEADER_BYTES..HEADER_BYTES + self.num_tokens * width];
+        if width == 2 {
+            bytes.as_chunks::<2>().0.iter().for_each(|token| mark(u16::from_le_bytes(*token).into()));
+        } else {
+            bytes.as_chunks::<4>().0.iter().for_each(|token| mark(u32::from_le_bytes(*token) as usize));
+        }
+        (0..).zip(occurs).filter_map(|(token, occurs)| occurs.then_some(token)).collect()
+    }
+
     /// Bytes of the tokens of one text.
     fn token_bytes(&self, row: usize) -> &[u8] {
         let width = self.info.width as usize;
