@@ -117,12 +117,14 @@ def entities(result: dict[str, Any]) -> str:
         f" (best on {result['weight_chosen_on']})" if result["weight_chosen_on"] else ""
     )
     name, table = Path(result["model"]).parent.name or result["model"], result["table"]
-    found = (
-        f"## Entities: {name}\n\n{result['titles']:,} titles, {result['beams']} beams, contexts of {result['max_words']} words; "
-        f"candidates from {table['mentions']:,} mentions and their {table['pairs']:,} titles, weight of the log prior {weight}. "
-        "Where a mention has no candidates, all titles are searched. p: randomisation test on accuracy against “constrained”, "
-        f"Holm-corrected; constraint: its share of the time, {result['batch_size']} mentions at once.\n\n"
-    )
+    found = f"## Entities: {name}\n\n{result['titles']:,} titles, {result['beams']} beams.\n\n"
+    if result["mentions"]:
+        found += (
+            f"Contexts of {result['max_words']} words; candidates from {table['mentions']:,} mentions and their {table['pairs']:,} "
+            f"titles, weight of the log prior {weight}. Where a mention has no candidates, all titles are searched. p: randomisation "
+            "test on accuracy against “constrained”, Holm-corrected; constraint: its share of the time, "
+            f"{result['batch_size']} mentions at once.\n\n"
+        )
     for name, part in result["mentions"].items():
         rows = [
             {
