@@ -115,9 +115,9 @@ def split_by_page(claims: list[KiltRecord]) -> tuple[list[KiltRecord], list[Kilt
     """Three quarters of the claims, and those of the others that share no page with them (claims come in variants)."""
     aside = [hashlib.sha256(claim.id.encode()).digest()[0] % 4 == 0 for claim in claims]
     train = [claim for claim, is_aside in zip(claims, aside, strict=True) if not is_aside]
-    seen = {page for claim in train for page in claim.output[0].provenance}
+    seen = {page.title for claim in train for page in claim.output[0].provenance}
     rest = (claim for claim, is_aside in zip(claims, aside, strict=True) if is_aside)
-    return train, [claim for claim in rest if not seen.intersection(claim.output[0].provenance)]
+    return train, [claim for claim in rest if not seen & {page.title for page in claim.output[0].provenance}]
 
 
 def dbpedia_entity(folder: Path) -> tuple[dict[str, str], Qrels]:

@@ -121,8 +121,8 @@ def entities(result: dict[str, Any]) -> str:
     if result["mentions"]:
         found += (
             f"Contexts of {result['max_words']} words; candidates from {table['mentions']:,} mentions and their {table['pairs']:,} "
-            f"titles, weight of the log prior {weight}. Where a mention has no candidates, all titles are searched. p: randomisation "
-            "test on accuracy against “constrained”, Holm-corrected; constraint: its share of the time, "
+            f"titles, weight of the log prior {weight}. Where a mention has no candidates, all titles are searched. p: "
+            "randomisation test on accuracy against “constrained”, Holm-corrected; constraint: its share of the time, "
             f"{result['batch_size']} mentions at once.\n\n"
         )
     for name, part in result["mentions"].items():
