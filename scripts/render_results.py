@@ -201,7 +201,7 @@ def made(result: dict[str, Any]) -> str:
     setting = result["setting"]
     seeds = f" Means over the seeds {', '.join(map(str, result['seeds']))}." if len(result["seeds"]) > 1 else ""
     held_out = (
-        " Trained cross-encoders score queries that they weren't trained on (two, each of the other half)."
+        " Trained cross-encoders score queries that they weren't trained on (two, each of the other half; T1's row is their mean)."
         if result.get("held_out")
         else ""
     )
