@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rankdistill._core import TokenStore
+from rankdistill.data.tokens import TokenStore
 from rankdistill.models.loading import Model
 from rankdistill.models.tk import TKModel
 

@@ -34,7 +34,7 @@ def script(name: str) -> ModuleType:
 
 def test_published_sets_become_files(tmp_path: Path) -> None:
     sets, data = script("eval/entity_sets"), tmp_path / "data"
-    for name in ("wned_wiki", "conel2021", "ottqa_pages", "dbpedia_entity_v2"):
+    for name in ("wned_wiki", "conel2021", "ottqa_pages", "hover", "dbpedia_entity_v2"):
         (data / name).mkdir(parents=True)
     linked = {"id": "w", "text": "In Paris &amp; Rome", "mentions": [{"start": 3, "end": 8, "title": "Paris"}]}
     with gzip.open(data / "wned_wiki" / "wned_wiki.el.jsonl.gz", "wt", encoding="utf-8") as file:
@@ -52,6 +52,20 @@ def test_published_sets_become_files(tmp_path: Path) -> None:
     (data / "ottqa_pages" / "dev_questions.jsonl").write_text(
         f"{json.dumps(question)}\n{json.dumps(empty)}\n", encoding="utf-8"
     )
+    claims = [
+        {
+            "uid": str(n),
+            "claim": f"Claim {n}.",
+            "label": "SUPPORTED",
+            "supporting_facts": [[f"P{n % 30}", 0], ["Q", n]][: 1 + n % 2],
+        }
+        for n in range(60)
+    ]
+    claims += [
+        row | {"uid": f"lone {n}", "supporting_facts": [[f"Lone {n}", 0], [f"Lone {n}", 1]]}
+        for n, row in enumerate(claims)
+    ]
+    (data / "hover" / "hover_dev_release_v1.1.json").write_text(json.dumps(claims), encoding="utf-8")
     (data / "dbpedia_entity_v2" / "queries-v2.txt").write_text("a\tafghan food\nb\tunjudged\n", encoding="utf-8")
     qrels = "a\tQ0\t<dbpedia:Afghan_cuisine>\t2\na\tQ0\t<dbpedia:AT%26T>\t0\n"
     (data / "dbpedia_entity_v2" / "qrels-v2.txt").write_text(qrels, encoding="utf-8")
@@ -67,6 +81,14 @@ def test_published_sets_become_files(tmp_path: Path) -> None:
     assert gold_titles(mention) == ["Hotel & inn"]
     (record,) = read_kilt(out / "ottqa.jsonl.gz")
     assert [[page.title for page in output.provenance] for output in record.output] == [["P 1"], ["Q"]]
+    train, aside = (
+        [[page.title for page in record.output[0].provenance] for record in read_kilt(out / f"hover-{split}.jsonl.gz")]
+        for split in ("train", "test")
+    )
+    assert 0 < len(aside) < len(train) < len(claims)
+    assert ["P1", "Q"] in train
+    assert not {page for pages in train for page in pages} & {page for pages in aside for page in pages}
+    assert all(len(pages) == 1 and pages[0].startswith("Lone ") for pages in aside if pages[0].startswith("Lone "))
     assert (out / "dbpedia-entity.tsv").read_text(encoding="utf-8") == "a\tafghan food\n"
     assert read_qrels(out / "dbpedia-entity.qrels") == {"a": {"Afghan_cuisine": 2, "AT&T": 0}}
     turns[2]["utterance"] = "An inn."

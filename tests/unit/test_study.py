@@ -15,11 +15,20 @@ from rankdistill.records import Qrels, Run
 QRELS: Qrels = {f"q{i}": {f"d{i}": 1} for i in range(12)}
 
 
-@pytest.fixture(scope="module")
-def study() -> ModuleType:
+def script(name: str) -> ModuleType:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(Path(__file__).parents[2] / "eval"))
-        return importlib.import_module("study")
+        return importlib.import_module(name)
+
+
+@pytest.fixture(scope="module")
+def study() -> ModuleType:
+    return script("study")
+
+
+@pytest.fixture(scope="module")
+def tables() -> ModuleType:
+    return script("tables")
 
 
 def run(place: int) -> Run:
@@ -30,9 +39,9 @@ def run(place: int) -> Run:
     }
 
 
-def test_a_row_is_the_mean_over_seeds_and_tested_by_it(study: ModuleType) -> None:
+def test_a_row_is_the_mean_over_seeds_and_tested_by_it(tables: ModuleType) -> None:
     runs = {"alone": [run(4), run(4)], "taught": [run(0), run(2)], "other": [run(4)]}
-    rows = {row["system"]: row for row in study.table(QRELS, runs, {"taught": "alone", "alone": "alone"})}
+    rows = {row["system"]: row for row in tables.table(QRELS, runs, {"taught": "alone", "alone": "alone"})}
     first, second = (evaluate(QRELS, each, ["nDCG@10"]).mean["nDCG@10"] for each in runs["taught"])
     assert (first, second) == (1.0, 0.5)
     assert rows["taught"]["by_seed"] == [first, second]
@@ -44,10 +53,10 @@ def test_a_row_is_the_mean_over_seeds_and_tested_by_it(study: ModuleType) -> Non
     assert rows["other"]["p"] is None
 
 
-def test_each_baseline_has_its_own_correction(study: ModuleType) -> None:
+def test_each_baseline_has_its_own_correction(tables: ModuleType) -> None:
     runs = {"a": [run(1)], "a+": [run(0)], "b": [run(3)], "b+": [run(2)]}
-    together = study.table(QRELS, runs, {"a+": "a", "b+": "b"})
-    alone = study.table(QRELS, {label: runs[label] for label in ("a", "a+")}, {"a+": "a"})
+    together = tables.table(QRELS, runs, {"a+": "a", "b+": "b"})
+    alone = tables.table(QRELS, {label: runs[label] for label in ("a", "a+")}, {"a+": "a"})
     assert together[1]["p"] == alone[1]["p"]
 
 
@@ -56,3 +65,20 @@ def test_lists_are_cut_to_their_first_docs(study: ModuleType, tmp_path: Path) ->
     made = study.Study("conala", tmp_path, tmp_path)
     (line,) = made.first_of_lists(2, 4).read_text().splitlines()
     assert json.loads(line) == ["q", ["d", 1.5], ["e", 0.5]]
+
+
+def test_lists_hold_a_relevant_doc_hard_ones_and_any(study: ModuleType, tmp_path: Path) -> None:
+    """Drawn once; halves share no query, and together are all."""
+    data = Path(__file__).parents[1] / "data"
+    made = study.Study("conala", data, tmp_path, num_docs=6)
+    others = study.read_run(made.others)
+    judged = made.collection.qrels("train")
+    assert others.keys() == judged.keys()
+    assert all(len(own) == 5 and not own.keys() & judged[query].keys() for query, own in others.items())
+    near = study.bm25_search(made.collection, list(judged), 30)
+    hard = {query: near[query].keys() - judged[query].keys() for query in judged}
+    assert all(len(own.keys() & hard[query]) >= min(3, len(hard[query])) for query, own in others.items())
+    assert sum(len(own.keys() & hard[query]) for query, own in others.items()) / len(others) < 3.2
+    first, second = (study.read_run(made.half(number)).keys() for number in (0, 1))
+    assert not first & second
+    assert first | second == judged.keys()
