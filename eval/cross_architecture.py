@@ -237,7 +237,7 @@ def latency(study: Study, seeds: list[int], only: list[str] | None) -> None:
     started = time.perf_counter()
     rows: list[dict[str, Any]] = []
     query_ids = list(study.qrels)[:TIMED_QUERIES]
-    candidates = bm25_search(study.collection, query_ids, 1000)
+    candidates = filled(study, bm25_search(study.collection, query_ids, 1000))
     settings: dict[str, Any] = {"batch_tokens": 8192, "dtype": "fast"}
     for architecture, kind in chosen(STUDENTS, only).items():
         name, folder, _ = study.student(seed=seeds[0], **student_options(architecture, kind, "alone", study.num_docs))
@@ -258,6 +258,14 @@ def latency(study: Study, seeds: list[int], only: list[str] | None) -> None:
         )
     write_result(f"latency-{study.name}", study, started, num_queries=len(query_ids), rows=rows)
     print(render_table(rows, decimals=1))
+
+
+def filled(study: Study, run: Run) -> Run:
+    """The run with all other docs below: BM25 often finds fewer than are to be re-ranked."""
+    all_ids = [doc_id for doc_id, _ in study.collection.docs()]
+    return {
+        query_id: {doc_id: -float(at) for at, doc_id in enumerate(all_ids)} | found for query_id, found in run.items()
+    }
 
 
 TABLES = {"teachers": teachers, "students": students, "losses": losses, "scales": scales, "latency": latency}
