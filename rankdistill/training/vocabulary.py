@@ -93,9 +93,10 @@ def train_occurring_words(model: Model, stores: Sequence[TokenStore], weight_dec
     body: Any = model.body if isinstance(model, TKModel) else model.backbone
     table: nn.Embedding = body.get_input_embeddings()
     uses = [name for name, weight in model.named_parameters(remove_duplicate=False) if weight is table.weight]
+    if weight_decay or len(uses) != 1 or not table.weight.requires_grad:
+        return lambda: None
     words = np.unique(np.concatenate([*(store.distinct_tokens() for store in stores), model.tokenizer.all_special_ids]))
-    is_whole = weight_decay or len(uses) != 1 or not table.weight.requires_grad
-    if is_whole or len(words) == table.num_embeddings:
+    if len(words) == table.num_embeddings:
         return lambda: None
     parent, name = uses[0].removesuffix(".weight").rpartition(".")[::2]
     trained = OccurringWords(table, torch.from_numpy(words.astype(np.int64)).to(table.weight.device))
