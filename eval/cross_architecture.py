@@ -68,11 +68,12 @@ TEACHERS: dict[str, dict[str, Any]] = {
 
 STUDENTS: dict[str, dict[str, Any]] = {
     "dot": {},
-    "colbert": {"colbert": ColbertOptions(dim=64, normalize=False, expansion="after-sep")},
-    "splade": {"splade": SpladeOptions(new_head=True)},
-    "prett": {"prett": PrettOptions(join_layer=1)},
-    "tk": {"tk": TKOptions(num_heads=12), "num_layers": None, "num_epochs": 6},
-    "cross-encoder": {},
+    "colbert": {"student": "colbert", "colbert": ColbertOptions(dim=64, normalize=False, expansion="after-sep")},
+    "splade": {"student": "splade", "splade": SpladeOptions(new_head=True)},
+    "prett": {"student": "prett", "prett": PrettOptions(join_layer=1)},
+    "prett of 6 layers": {"student": "prett", "prett": PrettOptions(join_layer=3), "num_layers": None},
+    "tk": {"student": "tk", "tk": TKOptions(num_heads=12), "num_layers": None, "num_epochs": 6},
+    "cross-encoder": {"student": "cross-encoder"},
 }
 # Students that score all docs of a batch learn labels by InfoNCE, which is better than RankNet on the pairs alone.
 IN_BATCH = ("dot", "colbert", "splade")
@@ -171,7 +172,7 @@ def students(study: Study, seeds: list[int], only: list[str] | None) -> None:
     for architecture, kind in chosen(STUDENTS, only).items():
         for teacher in ("alone", "T1", "T2"):
             row = f"{architecture}, {teacher}"
-            options = student_options(architecture, kind, teacher, study.num_docs)
+            options = student_options(kind, teacher, study.num_docs)
             if teacher == "T2":
                 options["teacher_scale"] = ensemble_scale
             scores = ensemble if teacher == "T2" else None
@@ -200,7 +201,6 @@ def losses(study: Study, seeds: list[int], only: list[str] | None) -> None:
     for architecture in ("dot", "colbert"):
         for label, kind in chosen(LOSSES, only, NO_TEACHER).items():
             options = kind | STUDENTS[architecture]
-            options |= {} if architecture == "dot" else {"student": architecture}
             row = f"{architecture}, {label}"
             runs[row], _ = train(study, row, seeds, None, options, study.rerank, "-100")
     rows = table(study.qrels, runs, {row: f"{row.split(',')[0]}, {NO_TEACHER}" for row in runs})
@@ -240,7 +240,7 @@ def latency(study: Study, seeds: list[int], only: list[str] | None) -> None:
     candidates = filled(study, bm25_search(study.collection, query_ids, 1000))
     settings: dict[str, Any] = {"batch_tokens": 8192, "dtype": "fast"}
     for architecture, kind in chosen(STUDENTS, only).items():
-        name, folder, _ = study.student(seed=seeds[0], **student_options(architecture, kind, "alone", study.num_docs))
+        name, folder, _ = study.student(seed=seeds[0], **student_options(kind, "alone", study.num_docs))
         model, docs, size = load_model(folder), None, None
         if architecture != "cross-encoder":
             kept = study.out / "precomputed" / name
@@ -271,13 +271,13 @@ def filled(study: Study, run: Run) -> Run:
 TABLES = {"teachers": teachers, "students": students, "losses": losses, "scales": scales, "latency": latency}
 
 
-def student_options(architecture: str, kind: dict[str, Any], teacher: str, num_docs: int) -> dict[str, Any]:
+def student_options(kind: dict[str, Any], teacher: str, num_docs: int) -> dict[str, Any]:
     """Of a student of `students` that is taught by labels ("alone"), T1 or T2, on rows of so many docs."""
-    options = dict(kind) if architecture == "dot" else kind | {"student": architecture}
-    if architecture not in IN_BATCH and num_docs == 2:
-        return options | {"loss": ("ranknet",) if teacher == "alone" else ("margin-mse",)}
-    labels = "infonce" if architecture in IN_BATCH else "lce"
-    return options | {"loss": (labels,) if teacher == "alone" else ("margin-mse:0.05", labels)}
+    in_batch = kind.get("student", "dot") in IN_BATCH
+    if not in_batch and num_docs == 2:
+        return kind | {"loss": ("ranknet",) if teacher == "alone" else ("margin-mse",)}
+    labels = "infonce" if in_batch else "lce"
+    return kind | {"loss": (labels,) if teacher == "alone" else ("margin-mse:0.05", labels)}
 
 
 def chosen(kinds: Mapping[str, dict[str, Any]], only: list[str] | None, *always: str) -> dict[str, dict[str, Any]]:

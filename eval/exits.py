@@ -12,7 +12,7 @@ For each exit, all of them MiniLM's first layers, searching the whole collection
 All learn by InfoNCE; with --teacher also from T1's margins (Margin-MSE at every exit), but for AdaptiveLayerLoss, which can't; each
 row is then compared with itself without a teacher, too. Models are also measured, as they are, elsewhere (--zero-shot cosqa).
 
-    python eval/exits.py COLLECTION [--exits 2 4 6] [--seeds 42] [--teacher] [--zero-shot OTHER] [--data FOLDER]
+    python eval/exits.py COLLECTION [--exits 2 4 6] [--ways WAY ...] [--seeds 42] [--teacher] [--zero-shot OTHER] [--data FOLDER]
         [--out runs/cross-architecture]
 
 Every part is kept in the output folder and not made twice. Writes eval/results/exits-<collection>.json.
@@ -26,7 +26,7 @@ import json
 import logging
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,12 @@ from rankdistill.records import Run
 FULL = 6
 LEARNING_RATE = 1e-4
 BATCH = 32
+ADAPTIVE = "AdaptiveLayer"
+WAYS: dict[str, dict[str, Any]] = {
+    "multi-exit": {},
+    "multi-exit + teaching": {"teacher": "last"},
+    "multi-exit + teaching, equal weights": {"teacher": "last", "weights": "uniform"},
+}
 LABELS, TAUGHT = ("infonce",), ("margin-mse:0.05", "infonce")
 
 
@@ -55,7 +61,10 @@ def main() -> None:
     parser.add_argument("--exits", type=int, nargs="+", default=[2, 4, 6])
     parser.add_argument("--seeds", type=int, nargs="+", default=[42])
     parser.add_argument("--teacher", action="store_true", help="also learn T1's margins")
-    parser.add_argument("--without", nargs="*", default=[], choices=["teaching", "adaptive"], help="rows to leave out")
+    parser.add_argument(
+        "--ways", nargs="+", default=[*WAYS, ADAPTIVE], choices=[*WAYS, ADAPTIVE], help="of all exits at once"
+    )
+    parser.add_argument("--suffix", default="", help="of the result's name, beside those of other rows or seeds")
     parser.add_argument(
         "--zero-shot", nargs="*", default=[], choices=sorted(SETTINGS), help="other collections to test on"
     )
@@ -66,16 +75,14 @@ def main() -> None:
     logging.getLogger("transformers").setLevel(logging.ERROR)
     started = time.perf_counter()
     out = arguments.out / arguments.collection
-    study = Study(arguments.collection, arguments.data, out, FULL, LEARNING_RATE, arguments.backend)
+    study = Study(
+        arguments.collection, arguments.data, out, FULL, LEARNING_RATE, arguments.backend, suffix=arguments.suffix
+    )
     others = [replace(study, name=name, out=arguments.out / name) for name in arguments.zero_shot]
     exits, seeds = tuple(sorted(arguments.exits)), arguments.seeds
-    ways: dict[str, dict[str, Any]] = {"multi-exit": {}}
-    if "teaching" not in arguments.without:
-        ways["multi-exit + teaching"] = {"teacher": "last"}
-        ways["multi-exit + teaching, equal weights"] = {"teacher": "last", "weights": "uniform"}
-    adaptive = not arguments.teacher and "adaptive" not in arguments.without
     loss = TAUGHT if arguments.teacher else LABELS
-    runs, seconds = trained(study, others, exits, seeds, loss, ways, adaptive)
+    ways = [way for way in arguments.ways if way != ADAPTIVE or not arguments.teacher]
+    runs, seconds = trained(study, others, exits, seeds, loss, ways)
     rows, *zero_shot = (compared(each, runs[each.name]) for each in (study, *others))
     kind = "-teacher" if arguments.teacher else ""
     elsewhere = dict(zip(arguments.zero_shot, zero_shot, strict=True))
@@ -87,7 +94,7 @@ def main() -> None:
         "zero_shot": elsewhere,
     }
     if arguments.teacher:
-        untaught, _ = trained(study, [], exits, seeds, LABELS, ways, adaptive)
+        untaught, _ = trained(study, [], exits, seeds, LABELS, ways)
         parts["gains"] = gains(study, untaught[study.name], runs[study.name])
     write_result(f"exits-{study.name}{kind}", study, started, **parts)
     shown = ("system", "nDCG@10", "RR@10", "R@100", "p")
@@ -101,15 +108,13 @@ def trained(
     exits: tuple[int, ...],
     seeds: list[int],
     loss: tuple[str, ...],
-    ways: Mapping[str, dict[str, Any]],
-    adaptive: bool,
+    ways: Sequence[str],
 ) -> tuple[dict[str, dict[str, list[Run]]], dict[str, float]]:
     """Runs of each collection by row, one a seed; and the mean seconds of each training.
 
     Args:
         others: collections to test on as well.
-        ways: of training all exits at once, with their options.
-        adaptive: also train by sentence-transformers' AdaptiveLayerLoss.
+        ways: of training all exits at once, of WAYS; and ADAPTIVE, which is sentence-transformers' AdaptiveLayerLoss.
     """
     runs: dict[str, dict[str, list[Run]]] = {each.name: {} for each in (study, *others)}
     seconds: dict[str, float] = {}
@@ -137,19 +142,21 @@ def trained(
         name, folder, _ = study.student(seed=seed, loss=loss, num_layers=FULL)
         for k in exits:
             add(f"{k}: full, cut", f"{name}-{k}", DotModel.from_pretrained(folder, num_layers=k))
-        for way, more in ways.items():
-            options: dict[str, Any] = {"student": "multi-exit", "multi_exit": MultiExitOptions(exits=exits, **more)}
+        for way in ways:
+            if way == ADAPTIVE:
+                continue
+            options: dict[str, Any] = {"student": "multi-exit", "multi_exit": MultiExitOptions(exits=exits, **WAYS[way])}
             name, folder, took = study.student(seed=seed, loss=loss, num_layers=None, **options)
             seconds[way] = seconds.get(way, 0.0) + took
             model = MultiExitEncoder.from_pretrained(folder)
             for k in exits:
                 add(f"{k}: {way}", f"{name}-{k}", model.at(k))
-        if adaptive:
+        if ADAPTIVE in ways:
             name, folder, took = adaptive_layer(study, seed)
-            seconds["AdaptiveLayer"] = seconds.get("AdaptiveLayer", 0.0) + took
+            seconds[ADAPTIVE] = seconds.get(ADAPTIVE, 0.0) + took
             for k in exits:
                 body = DotModel.from_pretrained(folder, num_layers=k, normalize=False)
-                add(f"{k}: AdaptiveLayer", f"{name}-{k}", body)
+                add(f"{k}: {ADAPTIVE}", f"{name}-{k}", body)
     return runs, {label: total / len(seeds) for label, total in seconds.items()}
 
 

@@ -162,18 +162,24 @@ class Study:
             make_triples(TriplesOptions(collection=self.path, output=path, num_negatives=2, max_triples=number))
         return path
 
+    @property
+    def listed(self) -> list[str]:
+        """Training queries that have a list, evenly spaced: as many as have triples, of which each query has two."""
+        query_ids = list(self.collection.qrels("train"))
+        number = min(len(query_ids), self.setting.num_triples // 2)
+        return [query_ids[at * len(query_ids) // number] for at in range(number)]
+
     @cached_property
     def others(self) -> Path:
-        """A run of each training query's other docs in its list."""
+        """A run of each listed query's other docs."""
         path = self.out / f"others-{self.num_docs}.run.gz"
         if not path.is_file():
             qrels, draw = self.collection.qrels("train"), random.Random(42)
-            hard, all_ids = (
-                bm25_search(self.collection, list(qrels), 30),
-                [doc_id for doc_id, _ in self.collection.docs()],
-            )
+            hard = bm25_search(self.collection, self.listed, 30)
+            all_ids = [doc_id for doc_id, _ in self.collection.docs()]
             run: Run = {}
-            for query_id, judged in qrels.items():
+            for query_id in self.listed:
+                judged = qrels[query_id]
                 near = [doc_id for doc_id in hard.get(query_id, {}) if doc_id not in judged]
                 others = draw.sample(near, min(self.num_docs // 2, len(near)))
                 while len(others) < self.num_docs - 1:
@@ -308,12 +314,11 @@ class Study:
         return path, round(_margin_spread(self.scores) * self.teacher_scale / _margin_spread(path), 3)
 
     def lists(self, num_docs: int) -> Path:
-        """T1's scores of each training query's relevant doc and of BM25's first others, `num_docs` in all."""
+        """T1's scores of each listed query's relevant doc and of BM25's first others, `num_docs` in all."""
         path = self.out / f"lists-{num_docs}.jsonl"
         if not path.is_file():
-            query_ids = list(self.collection.qrels("train"))
             candidates = self.out / "runs" / "bm25-train.run.gz"
-            self.kept("bm25-train", lambda: bm25_search(self.collection, query_ids, num_docs))
+            self.kept("bm25-train", lambda: bm25_search(self.collection, self.listed, num_docs))
             options = ScoreOptions(
                 teacher=self.teacher,
                 collection=self.path,

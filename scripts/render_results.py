@@ -19,7 +19,7 @@ def main() -> None:
     experiments |= {"entities": entities, "linking": links}
     for name, section in experiments.items():
         for path in sorted(RESULTS.glob(f"{name}-*.json")):
-            parts.append(section(json.loads(path.read_text(encoding="utf-8"))))
+            parts.append(section(json.loads(path.read_text(encoding="utf-8")) | {"name": path.stem.split("-", 1)[1]}))
     sections = {
         "scores": scores,
         "merge": merge,
@@ -61,7 +61,7 @@ def students(result: dict[str, Any]) -> str:
     )
     if result["searched"]:
         found += f"Searching the whole collection:\n\n{compared(result['searched'])}\n\n"
-    path = RESULTS / f"latency-{marked(result)}.json"
+    path = RESULTS / f"latency-{result['name']}.json"
     if path.is_file():
         latency = json.loads(path.read_text(encoding="utf-8"))
         rows = [{key: "" if value is None else value for key, value in row.items()} for row in latency["rows"]]
@@ -103,9 +103,10 @@ def exits(result: dict[str, Any]) -> str:
             "What the teacher adds, nDCG@10 of each row that was trained (randomisation test, Holm-corrected over all of them):\n\n"
             f"{render_table(rows, style='markdown', decimals=3)}\n\n"
         )
+    seeds = f", {len(result['seeds'])} seeds" if len(result["seeds"]) > 1 else ""
     ways = ", ".join(f"{label} {value:.0f} s" for label, value in seconds.items() if not label.endswith("alone"))
     return (
-        f"## One model, many exits: {result['collection']}\n\n{made(result)} Loss: {' + '.join(result['loss'])} at every exit. The "
+        f"## One model, many exits: {result['collection']}{', with a teacher' if 'gains' in result else ''}{seeds}\n\n{made(result)} Loss: {' + '.join(result['loss'])} at every exit. The "
         "whole collection is searched. p: against the same body cut there and trained alone, Holm-corrected.\n\n"
         f"{compared(result['rows'])}\n\n{gained}{elsewhere}"
         f"Training: {ways}; each exit alone, together {alone:.0f} s.\n\n{exits_figure(result)}\n\n{by(result)}"
@@ -190,12 +191,6 @@ def named(result: dict[str, Any]) -> str:
     return f"{result['collection']}{lists}{', held-out teachers' if result.get('held_out') else ''}"
 
 
-def marked(result: dict[str, Any]) -> str:
-    """The same in names of files."""
-    lists = f"-lists-{result['num_docs']}" if result.get("num_docs", 2) > 2 else ""
-    return f"{result['collection']}{lists}{'-held-out' if result.get('held_out') else ''}"
-
-
 def made(result: dict[str, Any]) -> str:
     """How students were made and measured."""
     setting = result["setting"]
@@ -253,7 +248,7 @@ def figure(result: dict[str, Any], latency: dict[str, Any]) -> str:
     axes.set_xscale("log")
     axes.set_xlabel("milliseconds a query, 1,000 candidates")
     axes.set_ylabel("nDCG@10, re-ranking BM25's first 100")
-    return drawn(drawing, f"quality-latency-{marked(result)}", "Quality against latency: hollow alone, filled with T2")
+    return drawn(drawing, f"quality-latency-{result['name']}", "Quality against latency: hollow alone, filled with T2")
 
 
 def exits_figure(result: dict[str, Any]) -> str:
@@ -270,8 +265,7 @@ def exits_figure(result: dict[str, Any]) -> str:
     axes.set_xlabel("layers that are run")
     axes.set_ylabel("nDCG@10")
     axes.legend(fontsize="small")
-    taught = "-teacher" if "gains" in result else ""
-    return drawn(drawing, f"exits-{result['collection']}{taught}", "nDCG@10 at each exit, by the way it was trained")
+    return drawn(drawing, f"exits-{result['name']}", "nDCG@10 at each exit, by the way it was trained")
 
 
 def canvas() -> tuple[Any, Any]:
