@@ -145,7 +145,10 @@ def trained(
         for way in ways:
             if way == ADAPTIVE:
                 continue
-            options: dict[str, Any] = {"student": "multi-exit", "multi_exit": MultiExitOptions(exits=exits, **WAYS[way])}
+            options: dict[str, Any] = {
+                "student": "multi-exit",
+                "multi_exit": MultiExitOptions(exits=exits, **WAYS[way]),
+            }
             name, folder, took = study.student(seed=seed, loss=loss, num_layers=None, **options)
             seconds[way] = seconds.get(way, 0.0) + took
             model = MultiExitEncoder.from_pretrained(folder)
