@@ -108,7 +108,8 @@ def exits(result: dict[str, Any]) -> str:
     ways = ", ".join(f"{label} {value:.0f} s" for label, value in seconds.items() if not label.endswith("alone"))
     return (
         f"## One model, many exits: {result['collection']}{taught}{seeds}\n\n{made(result)} Loss: "
-        f"{' + '.join(result['loss'])} at every exit. The whole collection is searched. p: against the same body cut there and trained alone, Holm-corrected.\n\n"
+        f"{' + '.join(result['loss'])} at every exit. The whole collection is searched. "
+        "p: against the same body cut there and trained alone, Holm-corrected.\n\n"
         f"{compared(result['rows'])}\n\n{gained}{elsewhere}"
         f"Training: {ways}; each exit alone, together {alone:.0f} s.\n\n{exits_figure(result)}\n\n{by(result)}"
     )
