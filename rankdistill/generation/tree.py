@@ -52,6 +52,11 @@ class PackedTree:
     def __len__(self) -> int:
         return len(self._columns)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it's computed."""
+        return self._states.device
+
     def empty(self) -> PackedTree:
         """Empty trees of the same texts."""
         return PackedTree(self._family, self._states, self._mask)
@@ -113,11 +118,22 @@ class PackedTree:
             states: what `extend` gave, [N, D].
             renormalise: among the given ids of each row, of which alone logits are computed then; else among all tokens.
         """
-        logits = self._logits(states, rows, ids)
         if renormalise:
-            return _among_legal(logits, rows, len(states))
-        normalisers: NDArray[np.float64] = _numpy(self._normalisers(states))[rows]
-        return logits - normalisers
+            return _among_legal(self._logits(states, rows, ids), rows, len(states))
+        weight, bias = self._family.weight, self._family.bias
+        at_once = _CPU_TOKENS if states.device.type == "cpu" else max(_NUMBERS // len(states), 1)
+        # Runs of ascending ids, which a stable sort merges.
+        order = np.argsort(ids, kind="stable")
+        cuts = np.searchsorted(ids[order], np.arange(0, len(weight) + at_once, at_once))
+        found, sums = np.empty(len(ids), np.float64), list[Tensor]()
+        for number, start in enumerate(range(0, len(weight), at_once)):
+            part = slice(start, start + at_once)
+            logits = torch.nn.functional.linear(states, weight[part], None if bias is None else bias[part]).float()
+            sums.append(logits.logsumexp(-1))
+            own = order[cuts[number] : cuts[number + 1]]
+            at, of = (torch.from_numpy(which).to(logits.device) for which in (rows[own], ids[own] - start))
+            found[own] = _numpy(logits[at, of])
+        return found - _numpy(torch.stack(sums).logsumexp(0))[rows]
 
     def _logits(self, states: Tensor, rows: Ints, ids: Ints) -> NDArray[np.float64]:
         """Logits of these tokens alone."""
@@ -147,17 +163,6 @@ class PackedTree:
             logits[part] = _numpy(legal if bias is None else legal + bias[of])
         return logits
 
-    def _normalisers(self, states: Tensor) -> Tensor:
-        """The log of the sum of the exponentials of all logits, [N]; a part of the vocabulary at a time."""
-        weight, bias = self._family.weight, self._family.bias
-        at_once = _CPU_TOKENS if states.device.type == "cpu" else max(_NUMBERS // len(states), 1)
-        parts = []
-        for start in range(0, len(weight), at_once):
-            part = slice(start, start + at_once)
-            logits = torch.nn.functional.linear(states, weight[part], None if bias is None else bias[part])
-            parts.append(logits.float().logsumexp(-1))
-        return torch.stack(parts).logsumexp(0)
-
 
 class PrefixTree:
     """Trees of any encoder-decoder, whose tokens are computed with all their ancestors anew: no cache, as slow as that."""
@@ -168,6 +173,11 @@ class PrefixTree:
 
     def __len__(self) -> int:
         return len(self._paths)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it's computed."""
+        return self._states.device
 
     def empty(self) -> PrefixTree:
         """Empty trees of the same texts."""
