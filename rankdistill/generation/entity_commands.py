@@ -86,7 +86,7 @@ def run_disambiguate(options: EntitiesDisambiguateOptions) -> str:
             mentions.append(own)
     if not records:
         raise BadDataError("at least one record", "none", path=str(options.files[0]) if options.files else None)
-    writer = None if options.mode == "prior" else load_writer(options.model, options.device)
+    writer = None if options.mode == "prior" else load_writer(options.model, options.device, options.dtype)
     tokenizer = load_tokenizer(resolve(options.model)) if writer is None else writer.tokenizer
     trie = TokenTrie.open(options.trie, tokenizer=tokenizer)
     done = disambiguate(
@@ -140,7 +140,7 @@ def _in_kb(trie: TokenTrie, tokenizer: Any, records: Sequence[KiltRecord], answe
 def run_retrieve(options: EntitiesRetrieveOptions) -> str:
     """Writes the run of a file's queries."""
     queries = read_queries(options.queries, max_words=options.max_words)
-    writer = load_writer(options.model, options.device)
+    writer = load_writer(options.model, options.device, options.dtype)
     run = retrieve_entities(
         writer.model,
         writer.tokenizer,

@@ -31,7 +31,7 @@ _AT_A_TERMINAL = "\033[1m{text}\033[0m \033[34m[{title}]\033[0m"
 
 def run_link(options: EntitiesLinkOptions) -> str:
     """Links the input's texts, writes them, and says what was found (nothing, where they went to standard output)."""
-    writer = load_writer(options.model, options.device)
+    writer = load_writer(options.model, options.device, options.dtype)
     tokenizer = writer.tokenizer
     trie = TokenTrie.open(options.trie, tokenizer=tokenizer)
     surfaces = None

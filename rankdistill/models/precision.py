@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-__all__ = ["DTypeName", "autocast", "choose_device", "fast_dtype", "inference_mode"]
+__all__ = ["DTypeName", "autocast", "choose_device", "dtype_named", "fast_dtype", "inference_mode"]
 
 DTypeName = Literal["auto", "float32", "bfloat16", "fast"]
 """What matrix products run in without gradients; "auto" is float32, "fast" is bfloat16 where that's measured to be faster."""
@@ -49,6 +49,13 @@ def fast_dtype(device: torch.device) -> torch.dtype:
     return _cpu_dtype() if device.type == "cpu" else torch.float32
 
 
+def dtype_named(name: DTypeName, device: torch.device) -> torch.dtype:
+    """The dtype that is meant on `device`."""
+    if name == "fast":
+        return fast_dtype(device)
+    return torch.bfloat16 if name == "bfloat16" else torch.float32
+
+
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
     """A context in which matrix products run in `dtype`; does nothing for float32."""
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
@@ -59,9 +66,7 @@ class inference_mode:
 
     def __init__(self, model: nn.Module, dtype: DTypeName) -> None:
         device = next(model.parameters()).device
-        stated = torch.bfloat16 if dtype == "bfloat16" else torch.float32
-        chosen = fast_dtype(device) if dtype == "fast" else stated
-        self._model, self._contexts = model, (torch.inference_mode(), autocast(device, chosen))
+        self._model, self._contexts = model, (torch.inference_mode(), autocast(device, dtype_named(dtype, device)))
 
     def __enter__(self) -> None:
         self._was_training = self._model.training

@@ -19,7 +19,7 @@ from rankdistill.models.backbone import (
     resolve,
     set_dropout,
 )
-from rankdistill.models.precision import choose_device
+from rankdistill.models.precision import DTypeName, choose_device, dtype_named
 from rankdistill.models.towers import Card
 
 __all__ = ["Seq2SeqModel", "load_writer"]
@@ -124,8 +124,11 @@ class Seq2SeqModel(nn.Module):
         self.tokenizer.save_pretrained(path)
 
 
-def load_writer(name_or_path: str | Path, device: str = "auto") -> Seq2SeqModel:
+def load_writer(name_or_path: str | Path, device: str = "auto", dtype: DTypeName = "auto") -> Seq2SeqModel:
     """An encoder-decoder that is one already, to write with.
+
+    Args:
+        dtype: of its weights. A text at a time takes as long as they take to be read, so half as many bytes are half the time.
 
     Raises:
         ValueError: for an encoder, whose decoder would be random.
@@ -133,7 +136,8 @@ def load_writer(name_or_path: str | Path, device: str = "auto") -> Seq2SeqModel:
     if not AutoConfig.from_pretrained(resolve(str(name_or_path))).is_encoder_decoder:
         found = f"expected an encoder-decoder, found another model in {name_or_path}"
         raise ValueError(f"{found}; make one with train genre")
-    return Seq2SeqModel.from_pretrained(name_or_path, device=device)
+    writer = Seq2SeqModel.from_pretrained(name_or_path, device=device)
+    return writer.to(dtype_named(dtype, writer.device))
 
 
 def _of_encoder(

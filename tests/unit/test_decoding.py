@@ -16,6 +16,7 @@ from rankdistill.generation.decoding import decoder_prefix, generate_entities, m
 from rankdistill.generation.families import family_of
 from rankdistill.generation.tree import PackedTree, plant
 from rankdistill.generation.trie import TokenTrie
+from rankdistill.models.seq2seq import load_writer
 from tests.reference.decoding import BOS, EOS, FAMILIES, PAD, V, exhaustive, inputs, start_token, tiny_model
 
 TITLES = [
@@ -75,6 +76,20 @@ def test_entities_come_with_the_scores_of_their_best_names(model: Any, tokenizer
         assert all(scores[entity.title] == pytest.approx(entity.score, abs=1e-4) for entity in own)
         assert [entity.num_names for entity in own if entity.entity_id == 7] == [2]
     assert found[0] != found[1]
+
+
+def test_a_writer_in_bfloat16_scores_nearly_the_same(
+    model: Any, tokenizer: Any, trie: TokenTrie, tmp_path: Path
+) -> None:
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    exact, rough = (load_writer(tmp_path, "cpu", dtype) for dtype in ("auto", "bfloat16"))
+    assert (exact.model.dtype, rough.model.dtype) == (torch.float32, torch.bfloat16)
+    found, roughly = (generate_entities(writer.model, tokenizer, trie, TEXTS) for writer in (exact, rough))
+    for own, other in zip(found, roughly, strict=True):
+        scores = {each.entity_id: each.score for each in other}
+        assert scores == pytest.approx({each.entity_id: each.score for each in own}, rel=0.02)
+        assert scores != {each.entity_id: each.score for each in own}
 
 
 def test_names_of_one_entity_add_up(model: Any, tokenizer: Any, trie: TokenTrie) -> None:
