@@ -53,6 +53,10 @@ class TriplesOptions:
     depth: int = 30
     """They are drawn from this many first ranks, relevant documents left out."""
 
+    num_random: int = 0
+    """More negatives for each relevant document, drawn from the whole collection. A student that reads a query and a document
+    together learns of hard negatives only without them, and gets worse the more candidates it re-ranks."""
+
     max_triples: int | None = None
     """Keep a random sample of this many."""
 
@@ -85,6 +89,9 @@ class ScoreOptions:
 
     depth: int = 30
     """With --candidates: documents a query. Queries with fewer candidates are left out and counted."""
+
+    num_random: int = 0
+    """With --candidates: as many more, drawn from the whole collection; every teacher gets the same ones."""
 
     dtype: Literal["auto", "float32", "bfloat16", "fast"] = "auto"
     """Of matrix products; fast measures whether bfloat16 is faster here, auto is float32."""

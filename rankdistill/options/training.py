@@ -412,6 +412,9 @@ class TeacherOptions(RowOptions):
     negative_depth: int = 30
     """Negatives are drawn from this many first ranks."""
 
+    num_random: int = 0
+    """More triples for each relevant document, with negatives drawn from the whole collection."""
+
     max_length: int = 230
     """Tokens of a pair that are read, specials included (the paper: 30 + 200)."""
 

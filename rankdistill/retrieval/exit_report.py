@@ -210,17 +210,19 @@ def run_exits(options: ExitsOptions) -> str:
         "exits": [asdict(one) for one in found],
     }
     page = render_table([_row(one) for one in found]) + "\n(* on the Pareto front of quality, operations and bytes)"
+    curves: dict[str, list[AdaptivePoint]] = {}
     if options.dev_split is not None:
         qrels = collection.qrels(options.dev_split)
         queries = dict(zip(qrels, collection.query_texts(list(qrels)), strict=True))
         on_dev = search_exits(model, indexes, queries, options.k, dtype=options.dtype)
-        adaptive = _adaptive(collection, options, full_width(on_dev), full_width(runs))
+        adaptive, curves = _adaptive(collection, options, full_width(on_dev), full_width(runs))
         result["adaptive"] = adaptive
+        result["adaptive_curves"] = {name: [asdict(point) for point in curve] for name, curve in curves.items()}
         page += f"\n\nStopping where a query is sure (thresholds chosen on {options.dev_split}):\n"
         page += render_table(adaptive)
     (options.output / "exits.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     if plotter is not None and options.plot is not None:
-        plotter(found, first, options.plot)
+        plotter(found, curves, first, options.plot)
     return f"{page}\n\nwrote exits.json and runs to {options.output}"
 
 
@@ -231,15 +233,20 @@ def full_width(runs: Mapping[Cell, Run]) -> dict[int, Run]:
 
 def _adaptive(
     collection: Collection, options: ExitsOptions, dev_runs: Mapping[int, Run], runs: Mapping[int, Run]
-) -> list[dict[str, Any]]:
-    """One row a way to be confident: its threshold, calibrated on the dev split, and what it does on the test split."""
+) -> tuple[list[dict[str, Any]], dict[str, list[AdaptivePoint]]]:
+    """One row a way to be confident: its threshold, calibrated on the dev split, and what it does on the test split.
+
+    Also what all thresholds do there.
+    """
     assert options.dev_split is not None
     measure, dev_qrels = options.measures[0], collection.qrels(options.dev_split)
     qrels, rows = collection.qrels(options.split), []
+    curves = {}
     deepest = evaluate(qrels, runs[max(runs)], [measure]).mean[measure]
     for confidence in CONFIDENCES:
         curve = adaptive_curve(dev_runs, dev_qrels, measure, confidence=confidence, depth=options.depth)
         chosen = calibrated(curve, options.tolerance)
+        curves[confidence] = adaptive_curve(runs, qrels, measure, confidence=confidence, depth=options.depth)
         run, stopped = stop_by(runs, CONFIDENCES[confidence], chosen.threshold, options.depth)
         value = evaluate(qrels, run, [measure]).mean[measure]
         rows.append(
@@ -251,7 +258,7 @@ def _adaptive(
                 "against the deepest": value - deepest,
             }
         )
-    return rows
+    return rows, curves
 
 
 def _row(one: ExitMeasures) -> dict[str, Any]:
@@ -266,7 +273,7 @@ def _row(one: ExitMeasures) -> dict[str, Any]:
     }
 
 
-def _plotter() -> Callable[[Sequence[ExitMeasures], str, Path], None]:
+def _plotter() -> Callable[[Sequence[ExitMeasures], Mapping[str, Sequence[AdaptivePoint]], str, Path], None]:
     try:
         import matplotlib
     except ImportError as error:
@@ -276,8 +283,12 @@ def _plotter() -> Callable[[Sequence[ExitMeasures], str, Path], None]:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    def plot(found: Sequence[ExitMeasures], measure: str, path: Path) -> None:
-        drawing, axes = pyplot.subplots(figsize=(6.4, 4))
+    def plot(
+        found: Sequence[ExitMeasures], curves: Mapping[str, Sequence[AdaptivePoint]], measure: str, path: Path
+    ) -> None:
+        drawing, ((axes, *beside),) = pyplot.subplots(
+            ncols=2 if curves else 1, figsize=(11 if curves else 6.4, 4), sharey=True, squeeze=False
+        )
         for dim in sorted({one.dim for one in found}, reverse=True):
             those = [one for one in found if one.dim == dim]
             costs, values = [one.doc_flops / 1e6 for one in those], [one.measures[measure] for one in those]
@@ -293,6 +304,16 @@ def _plotter() -> Callable[[Sequence[ExitMeasures], str, Path], None]:
         axes.set_xlabel("million operations a document")
         axes.set_ylabel(measure)
         axes.legend()
+        for other in beside:
+            widest = [one for one in found if one.dim == max(each.dim for each in found)]
+            other.plot(
+                [one.exit for one in widest], [one.measures[measure] for one in widest], "-o", label="fixed exits"
+            )
+            for confidence, curve in curves.items():
+                points = sorted((point.layers, point.value) for point in curve)
+                other.plot(*zip(*points, strict=True), "--.", label=f"stopped by {confidence}")
+            other.set_xlabel("layers a query, on average")
+            other.legend()
         drawing.tight_layout()
         path.parent.mkdir(parents=True, exist_ok=True)
         drawing.savefig(path)

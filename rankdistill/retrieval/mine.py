@@ -1,8 +1,10 @@
-"""Draws negatives from a ranking, to make triples out of judgements."""
+"""Draws negatives, from a ranking and from the whole collection, to make triples out of judgements."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Collection as Container
+from collections.abc import Sequence
 
 from rankdistill.formats.collection import Collection, open_collection
 from rankdistill.formats.trec import read_run
@@ -11,7 +13,7 @@ from rankdistill.options.scoring import TriplesOptions
 from rankdistill.records import Qrels, Run, ranked
 from rankdistill.retrieval.bm25 import bm25_search
 
-__all__ = ["draw_triples", "make_triples", "negatives_run"]
+__all__ = ["draw_others", "draw_triples", "make_triples", "negatives_run"]
 
 
 def negatives_run(collection: Collection, qrels: Qrels, negatives: str, depth: int) -> Run:
@@ -21,10 +23,29 @@ def negatives_run(collection: Collection, qrels: Qrels, negatives: str, depth: i
     return read_run(negatives)
 
 
-def draw_triples(qrels: Qrels, run: Run, *, num_negatives: int, depth: int, seed: int) -> list[Triple]:
+def draw_others(doc_ids: Sequence[str], number: int, without: Container[str], draw: random.Random) -> list[str]:
+    """So many different docs of a collection, fewer where it has fewer, none of which is among `without`."""
+    # That many hold the number wanted, whatever is left out.
+    drawn = draw.sample(doc_ids, min(number + len(without), len(doc_ids)))
+    return [doc_id for doc_id in drawn if doc_id not in without][:number]
+
+
+def draw_triples(
+    qrels: Qrels,
+    run: Run,
+    *,
+    num_negatives: int,
+    depth: int,
+    seed: int,
+    num_random: int = 0,
+    doc_ids: Sequence[str] = (),
+) -> list[Triple]:
     """For every relevant doc, `num_negatives` different docs that aren't relevant, drawn from the first `depth` ranks.
 
     Fewer where the ranking holds fewer; none for queries that the run lacks.
+
+    Args:
+        num_random: as many more, drawn from `doc_ids`.
 
     Returns:
         Triples, grouped by query in the order of `qrels`.
@@ -37,6 +58,8 @@ def draw_triples(qrels: Qrels, run: Run, *, num_negatives: int, depth: int, seed
         draw = random.Random(f"{seed} {query_id}")
         for positive in relevant:
             chosen = draw.sample(others, min(num_negatives, len(others)))
+            if num_random:
+                chosen += draw_others(doc_ids, num_random, {*relevant, *chosen}, draw)
             triples += [Triple(query_id, positive, negative) for negative in chosen]
     return triples
 
@@ -46,7 +69,15 @@ def make_triples(options: TriplesOptions) -> list[Triple]:
     collection = open_collection(options.collection)
     qrels = collection.qrels(options.split)
     run = negatives_run(collection, qrels, options.negatives, options.depth)
-    triples = draw_triples(qrels, run, num_negatives=options.num_negatives, depth=options.depth, seed=options.seed)
+    triples = draw_triples(
+        qrels,
+        run,
+        num_negatives=options.num_negatives,
+        depth=options.depth,
+        seed=options.seed,
+        num_random=options.num_random,
+        doc_ids=collection.doc_ids,
+    )
     if options.max_triples is not None:
         random.Random(options.seed).shuffle(triples)
         triples = triples[: options.max_triples]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,12 +33,16 @@ from rankdistill.options.scoring import ScoreOptions
 from rankdistill.records import ranked
 from rankdistill.retrieval.bm25 import bm25_scores
 from rankdistill.retrieval.encode import encode_collection, load_vectors
+from rankdistill.retrieval.mine import draw_others
 from rankdistill.retrieval.rerank import score_encoded, score_pairs
 
 __all__ = ["Pair", "score_file", "score_resumably"]
 
 Pair = tuple[str, str]
 """query_id, doc_id."""
+
+# Of random candidates; one for all teachers, whose scores are to be merged.
+_SEED = 42
 
 _Scorer = Callable[[Sequence[Pair]], NDArray[np.float32]]
 
@@ -55,6 +60,8 @@ def score_file(options: ScoreOptions) -> dict[str, int]:
     """
     if (options.triples is None) == (options.candidates is None):
         raise ValueError("expected one of --triples and --candidates")
+    if options.triples is not None and options.num_random:
+        raise ValueError("--num-random is for --candidates; triples have theirs by triples --num-random")
     collection = open_collection(options.collection)
     rows, num_short = _rows(options, collection)
     # Each pair once; dict.fromkeys keeps the order of the file, so the job is the same on every start.
@@ -94,6 +101,10 @@ def _rows(options: ScoreOptions, collection: Collection) -> tuple[list[tuple[str
         if len(doc_ids) < options.depth:
             num_short += 1
         else:
+            draw = random.Random(f"{_SEED} {query_id}")
+            doc_ids += draw_others(
+                collection.doc_ids, options.num_random, {*doc_ids, *relevant.get(query_id, {})}, draw
+            )
             rows.append((query_id, doc_ids, bool(positives)))
     return rows, num_short
 

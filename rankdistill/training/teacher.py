@@ -83,7 +83,13 @@ def train_teacher(options: TeacherOptions) -> Path:
         qrels = collection.qrels(options.split)
         run = negatives_run(collection, qrels, options.negatives, options.negative_depth)
         triples = draw_triples(
-            qrels, run, num_negatives=options.num_negatives, depth=options.negative_depth, seed=options.seed
+            qrels,
+            run,
+            num_negatives=options.num_negatives,
+            depth=options.negative_depth,
+            seed=options.seed,
+            num_random=options.num_random,
+            doc_ids=collection.doc_ids,
         )
     placed = place(rows_of_triples(triples), collection, on_missing=options.on_missing)
     state = PartialState(cpu=options.device == "cpu")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +42,47 @@ def test_triples_have_a_relevant_doc_and_another(triples: Path, conala: Path) ->
     for query_id, positive, negative in found:
         assert qrels[query_id].get(positive, 0) > 0
         assert negative not in qrels[query_id]
+
+
+def test_some_negatives_are_of_the_whole_collection(tmp_path: Path, conala: Path) -> None:
+    made = TriplesOptions(collection=str(conala), output=tmp_path / "hard.tsv", num_negatives=2, depth=10)
+    mixed = replace(made, output=tmp_path / "mixed.tsv", num_random=3)
+    hard, found = make_triples(made), make_triples(mixed)
+    qrels, run = open_collection(conala).qrels("train"), bm25_search(open_collection(conala), None, 10)
+    assert [triple for triple in found if triple in set(hard)] == hard
+    for query_id, rows in itertools.groupby(found, lambda triple: triple.query_id):
+        negatives = [triple.negative_id for triple in rows]
+        own = [triple.negative_id for triple in hard if triple.query_id == query_id]
+        assert negatives[: len(own)] == own
+        assert len(negatives) == len(set(negatives)) == len(own) + 3
+        assert not set(negatives) & set(qrels[query_id])
+    # Nearly all docs are none of the first ten.
+    drawn = [triple for triple in found if triple not in set(hard)]
+    assert sum(triple.negative_id in run.get(triple.query_id, {}) for triple in drawn) < 0.1 * len(drawn)
+
+
+def test_random_candidates_are_the_same_for_all_teachers(
+    tmp_path: Path, conala: Path, tiny_sentence_transformer_dir: Path
+) -> None:
+    collection = open_collection(conala)
+    run = bm25_search(collection, collection.query_ids[:20], 10)
+    write_run(tmp_path / "bm25.run", run)
+    files = []
+    for teacher in ("bm25", tiny_sentence_transformer_dir):
+        files.append(tmp_path / f"{Path(teacher).name}.jsonl")
+        more = {"candidates": tmp_path / "bm25.run", "split": "train", "depth": 4, "num_random": 4}
+        assert score_file(options(teacher, conala, files[-1], **more))["rows"] == 20
+    first, second = ([json.loads(line) for line in file.read_text().splitlines()] for file in files)
+    qrels = collection.qrels("train")
+    for own, other in zip(first, second, strict=True):
+        ids = [doc_id for doc_id, _ in own[1:]]
+        assert own[0] == other[0]
+        assert set(ids) == {doc_id for doc_id, _ in other[1:]}
+        assert len(set(ids)) == 8
+        assert sum(doc_id in qrels[own[0]] for doc_id in ids) == 1
+        assert sum(doc_id in run[own[0]] for doc_id in ids) <= 5
+    with pytest.raises(ValueError, match="num-random is for --candidates"):
+        score_file(options("bm25", conala, files[0], triples=tmp_path / "triples.tsv", num_random=2))
 
 
 @pytest.mark.parametrize("kind", ["tiny_cross_encoder_dir", "tiny_sentence_transformer_dir", "bm25"])

@@ -89,6 +89,11 @@ def test_the_command_writes_tables_runs_and_a_plot(model_dir: Path, conala: Path
     assert (tmp_path / "plot.svg").read_text().startswith("<?xml")
     # Thresholds that were chosen where they are tried lose no more than what may be lost.
     assert all(row["against the deepest"] >= -0.005 for row in result["adaptive"])
+    deepest = result["exits"][-2]["measures"]["nDCG@10"]
+    for row in result["adaptive"]:
+        curve = result["adaptive_curves"][row["confidence"]]
+        assert (curve[-1]["layers"], curve[-1]["value"]) == (4.0, pytest.approx(deepest))
+        assert any(point["threshold"] == row["threshold"] and point["value"] == row["nDCG@10"] for point in curve)
 
 
 def test_a_model_without_exits_is_an_error(tiny_sentence_transformer_dir: Path, conala: Path) -> None:
