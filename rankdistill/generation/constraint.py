@@ -10,7 +10,9 @@ title is out of reach.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import LogitsProcessor
 
@@ -48,25 +50,29 @@ class TrieConstraint(LogitsProcessor):
             raise ValueError(f"expected a vocabulary of {self.trie.vocab_size:,} or more, found {scores.shape[1]:,}")
         if input_ids.shape[1] < self.start:
             return scores
-        allowed = self.trie.allow(input_ids.cpu().numpy(), self.start, on_dead_end=self.on_dead_end)
-        counts = torch.from_numpy(allowed.indptr).diff()
-        rows = torch.arange(len(counts)).repeat_interleave(counts).to(scores.device)
-        tokens = torch.from_numpy(allowed.ids).to(scores.device, torch.long)
-        legal = scores[rows, tokens]
-        is_alive = torch.from_numpy(allowed.next_states >= 0).to(scores.device)
-        self._refuse_contradiction(rows, legal, is_alive, len(counts))
-        held = torch.full_like(scores, -torch.inf)
-        held[rows, tokens] = legal
+        ids = input_ids.cpu().numpy()
+        if scores.device.type == "cpu" and scores.dtype == torch.float32:
+            held = scores.clone(memory_format=torch.contiguous_format)
+            self.trie.mask_logits_(ids, held, self.start, on_dead_end=self.on_dead_end)
+        else:
+            allowed = self.trie.allow(ids, self.start, on_dead_end=self.on_dead_end)
+            rows = np.repeat(np.arange(len(ids)), np.diff(allowed.indptr))
+            at, tokens = (torch.from_numpy(which).to(scores.device, torch.long) for which in (rows, allowed.ids))
+            held = torch.full_like(scores, -torch.inf)
+            held[at, tokens] = scores[at, tokens]
+        self._refuse_contradiction(ids, held)
         return held.log_softmax(-1) if self.renormalise else held
 
-    def _refuse_contradiction(self, rows: Tensor, legal: Tensor, is_alive: Tensor, num_rows: int) -> None:
+    def _refuse_contradiction(self, ids: NDArray[np.int64], held: Tensor) -> None:
         # A row without any finite score would write token 0, outside of the trie and without a word.
-        best = torch.full((num_rows,), torch.inf, dtype=legal.dtype, device=legal.device)
-        best.scatter_reduce_(0, rows[is_alive], legal[is_alive], "amax", include_self=False)
-        if (lost := best.isneginf()).any():
-            row = int(lost.nonzero()[0])
-            raise ValueError(
-                f"expected a legal token that other logits processors allow, found none in row {row}; if the model forces a first "
-                "token (forced_bos_token_id), count it in start=, else switch off what forbids tokens (min_length, "
-                "no_repeat_ngram_size, ...)"
-            )
+        lost = held.amax(-1).isneginf()
+        if not lost.any():
+            return
+        allowed = self.trie.allow(ids, self.start, on_dead_end=self.on_dead_end)
+        for row in lost.nonzero()[:, 0].tolist():
+            if (allowed.next_states[allowed.indptr[row] : allowed.indptr[row + 1]] >= 0).any():
+                raise ValueError(
+                    f"expected a legal token that other logits processors allow, found none in row {row}; if the model forces a "
+                    "first token (forced_bos_token_id), count it in start=, else switch off what forbids tokens (min_length, "
+                    "no_repeat_ngram_size, ...)"
+                )

@@ -65,6 +65,19 @@ def test_scores_of_beams_are_the_probabilities_among_all_texts(family: str, trie
         assert score == pytest.approx(sum(alone) / len(sequence), abs=1e-4)
 
 
+@pytest.mark.parametrize("on_dead_end", ["eos", "pad"])
+def test_scores_of_any_dtype_are_held_alike_and_left_as_they_were(trie: TokenTrie, on_dead_end: Any) -> None:
+    # Before a title, within two, where a title ends, and where no title goes on.
+    rows = torch.tensor([[BOS, PAD, PAD], [BOS, 5, PAD], [BOS, 9, 6], [BOS, 9, 31]])[:, :3]
+    constraint, scores = TrieConstraint(trie, on_dead_end=on_dead_end), torch.randn(4, V)
+    for length in (1, 2, 3):
+        before = scores.clone()
+        held = constraint(rows[:, :length], scores)
+        assert torch.equal(scores, before)
+        for dtype in (torch.bfloat16, torch.float64):
+            assert torch.equal(constraint(rows[:, :length], scores.to(dtype)), held.to(dtype))
+
+
 def test_a_forced_first_token_is_counted_by_start(trie: TokenTrie) -> None:
     model, text = tiny_model("bart"), inputs(4, 2)
     found = generate(model, trie, 2, **text, forced_bos_token_id=BOS).sequences
