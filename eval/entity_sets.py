@@ -3,22 +3,25 @@
     python eval/entity_sets.py [--data FOLDER] [--out runs/entities]
 
 Writes wned-wiki.jsonl.gz and conel.jsonl.gz (mentions in their contexts), ottqa.jsonl.gz (questions with the pages that answer
-them), hover-{train,test}.jsonl.gz (claims with the pages that together prove or refute them; no page is in both), and
-dbpedia-entity.tsv with dbpedia-entity.qrels (queries with graded pages).
+them), hover-{train,test}.jsonl.gz (claims with the pages that together prove or refute them; no page is in both), hover-titles/ (a
+BEIR folder of all titles and the claims of hover-train, to train a dense retriever on), and dbpedia-entity.tsv with
+dbpedia-entity.qrels (queries with graded pages).
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 from rankdistill.formats.kilt import KiltOutput, KiltPage, KiltRecord, mention_text, write_kilt
 from rankdistill.formats.linked_texts import LinkedText, read_linked_texts
+from rankdistill.formats.titles import read_titles
 from rankdistill.formats.trec import write_qrels
 from rankdistill.generation.pages import page_id
 from rankdistill.records import Qrels
@@ -32,7 +35,7 @@ def main() -> None:
         "--data",
         type=Path,
         default=SHARED,
-        help="holds wned_wiki/, conel2021/, ottqa_pages/, hover/, dbpedia_entity_v2/",
+        help="holds wned_wiki/, conel2021/, ottqa_pages/, hover/, titles_union/, dbpedia_entity_v2/",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/entities"))
     arguments = parser.parse_args()
@@ -49,6 +52,8 @@ def main() -> None:
         own = list(records)
         write_kilt(out / f"{name}.jsonl.gz", own)
         print(f"{name}: {len(own):,} records")
+    titles = read_titles(data / "titles_union" / "wikipedia_titles.txt.gz").titles
+    write_beir(out / "hover-titles", {page_id(title): title for title in titles}, claims)
     queries, qrels = dbpedia_entity(data / "dbpedia_entity_v2")
     lines = "".join(f"{query_id}\t{text}\n" for query_id, text in queries.items())
     (out / "dbpedia-entity.tsv").write_text(lines, encoding="utf-8")
@@ -118,6 +123,21 @@ def split_by_page(claims: list[KiltRecord]) -> tuple[list[KiltRecord], list[Kilt
     seen = {page.title for claim in train for page in claim.output[0].provenance}
     rest = (claim for claim, is_aside in zip(claims, aside, strict=True) if is_aside)
     return train, [claim for claim in rest if not seen & {page.title for page in claim.output[0].provenance}]
+
+
+def write_beir(folder: Path, docs: Mapping[str, str], records: list[KiltRecord]) -> None:
+    """A BEIR folder of these docs, with the records as queries of its train split: pages that are docs are relevant."""
+    (folder / "qrels").mkdir(parents=True, exist_ok=True)
+    qrels, queries = ["query-id\tcorpus-id\tscore\n"], list[dict[str, str]]()
+    for record in records:
+        pages = [page_id(page.title) for page in record.output[0].provenance if page.title]
+        qrels += [f"{record.id}\t{page}\t1\n" for page in pages if page in docs]
+        queries.append({"_id": record.id, "text": record.input})
+    (folder / "qrels" / "train.tsv").write_text("".join(qrels), encoding="utf-8")
+    corpus = [{"_id": doc_id, "text": text} for doc_id, text in docs.items()]
+    for name, rows in (("corpus", corpus), ("queries", queries)):
+        with gzip.open(folder / f"{name}.jsonl.gz", "wt", encoding="utf-8", compresslevel=1) as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def dbpedia_entity(folder: Path) -> tuple[dict[str, str], Qrels]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from rankdistill.formats.collection import open_collection
 from rankdistill.formats.kilt import KiltOutput, KiltPage, KiltRecord, gold_titles, read_kilt, source_text, write_kilt
 from rankdistill.formats.trec import read_qrels
 from rankdistill.generation.trie import TokenTrie
@@ -34,8 +35,10 @@ def script(name: str) -> ModuleType:
 
 def test_published_sets_become_files(tmp_path: Path) -> None:
     sets, data = script("eval/entity_sets"), tmp_path / "data"
-    for name in ("wned_wiki", "conel2021", "ottqa_pages", "hover", "dbpedia_entity_v2"):
+    for name in ("wned_wiki", "conel2021", "ottqa_pages", "hover", "titles_union", "dbpedia_entity_v2"):
         (data / name).mkdir(parents=True)
+    with gzip.open(data / "titles_union" / "wikipedia_titles.txt.gz", "wt", encoding="utf-8") as file:
+        file.write("P1\nQ\nLone 7\nAnother page\n")
     linked = {"id": "w", "text": "In Paris &amp; Rome", "mentions": [{"start": 3, "end": 8, "title": "Paris"}]}
     with gzip.open(data / "wned_wiki" / "wned_wiki.el.jsonl.gz", "wt", encoding="utf-8") as file:
         file.write(f"{json.dumps(linked)}\n{json.dumps(linked)}\n")
@@ -62,7 +65,7 @@ def test_published_sets_become_files(tmp_path: Path) -> None:
         for n in range(60)
     ]
     claims += [
-        row | {"uid": f"lone {n}", "supporting_facts": [[f"Lone {n}", 0], [f"Lone {n}", 1]]}
+        row | {"uid": f"lone-{n}", "supporting_facts": [[f"Lone {n}", 0], [f"Lone {n}", 1]]}
         for n, row in enumerate(claims)
     ]
     (data / "hover" / "hover_dev_release_v1.1.json").write_text(json.dumps(claims), encoding="utf-8")
@@ -89,6 +92,16 @@ def test_published_sets_become_files(tmp_path: Path) -> None:
     assert ["P1", "Q"] in train
     assert not {page for pages in train for page in pages} & {page for pages in aside for page in pages}
     assert all(len(pages) == 1 and pages[0].startswith("Lone ") for pages in aside if pages[0].startswith("Lone "))
+    titles = open_collection(out / "hover-titles")
+    assert dict(titles.docs()) == {"P1": "P1", "Q": "Q", "Lone_7": "Lone 7", "Another_page": "Another page"}
+    pages = {
+        claim.id: {page.title for page in claim.output[0].provenance}
+        for claim in read_kilt(out / "hover-train.jsonl.gz")
+    }
+    assert set(titles.query_ids) == set(pages)
+    expected = {id_: own & {"P1", "Q", "Lone 7"} for id_, own in pages.items()}
+    relevant = {id_: {page.replace("_", " ") for page in own} for id_, own in titles.qrels("train").items()}
+    assert relevant == {id_: own for id_, own in expected.items() if own}
     assert (out / "dbpedia-entity.tsv").read_text(encoding="utf-8") == "a\tafghan food\n"
     assert read_qrels(out / "dbpedia-entity.qrels") == {"a": {"Afghan_cuisine": 2, "AT&T": 0}}
     turns[2]["utterance"] = "An inn."
