@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -19,18 +17,9 @@ from rankdistill.formats.kilt import KiltOutput, KiltPage, KiltRecord, gold_titl
 from rankdistill.formats.trec import read_qrels
 from rankdistill.generation.trie import TokenTrie
 from tests.reference.decoding import tiny_model
+from tests.scripts import REPOSITORY, script
 
-REPOSITORY = Path(__file__).parents[2]
 TITLES = ["Albert Einstein", "Einstein (crater)", "Alan Turing", "Turing Award", "Paris"]
-
-
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(Path(name).name, REPOSITORY / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_published_sets_become_files(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -19,8 +18,7 @@ from rankdistill.evaluation.measures import evaluate
 from rankdistill.formats.collection import Collection
 from rankdistill.formats.trec import read_run, write_run
 from rankdistill.options.retrieval import BeirOptions
-
-REPOSITORY = Path(__file__).parents[2]
+from tests.scripts import REPOSITORY, script
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +48,9 @@ def beir_home(tmp_path_factory: pytest.TempPathFactory, small_collection: Collec
     return home
 
 
-def run_script(script: str, home: Path, *arguments: str) -> str:
+def run_script(name: str, home: Path, *arguments: str) -> str:
     environment = {**os.environ, "IR_DATASETS_HOME": str(home), "PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, str(REPOSITORY / "eval" / script), *arguments]
+    command = [sys.executable, str(REPOSITORY / "eval" / name), *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -88,12 +86,7 @@ def beir_folder(beir_home: Path, tmp_path_factory: pytest.TempPathFactory) -> st
 
 def beir_main() -> Callable[..., None]:
     """eval/beir.py's `main` in this process, which saves the seconds that importing torch takes."""
-    spec = importlib.util.spec_from_file_location("eval_beir", REPOSITORY / "eval" / "beir.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main  # type: ignore[no-any-return]
+    return script("eval/beir").main  # type: ignore[no-any-return]
 
 
 def test_vectors_are_kept_for_the_next_time(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
 from types import ModuleType
@@ -11,24 +10,19 @@ import pytest
 
 from rankdistill.evaluation.measures import evaluate
 from rankdistill.records import Qrels, Run
+from tests.scripts import script
 
 QRELS: Qrels = {f"q{i}": {f"d{i}": 1} for i in range(12)}
 
 
-def script(name: str) -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(Path(__file__).parents[2] / "eval"))
-        return importlib.import_module(name)
-
-
 @pytest.fixture(scope="module")
 def study() -> ModuleType:
-    return script("study")
+    return script("eval/study")
 
 
 @pytest.fixture(scope="module")
 def tables() -> ModuleType:
-    return script("tables")
+    return script("eval/tables")
 
 
 def run(place: int) -> Run:
