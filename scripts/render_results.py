@@ -458,7 +458,7 @@ def decoding(result: dict[str, Any]) -> str:
         f"WNED-WIKI in {result['words']} words; an encoder-decoder of all-MiniLM-L6-v2 and {result['decoder_layers']} of its "
         f"layers, {'trained' if result.get('trained') else 'not trained'} to write titles; "
         f"{result['threads']} thread, load {result['load_1min']:.1f}. Same titles: of the best "
-        f"{result['beams']} that generate() finds which stops by our rule.\n\n"
+        f"{result['beams']} that generate() finds which stops by our rule, with the same score to .001 (in bfloat16 to .1).\n\n"
         f"{render_table(rows, style='markdown', decimals=1)}\n\n"
         f"`TrieConstraint` takes {constraint['ms_a_step']:.1f} ms a step of generate(), {constraint['share']:.1%} of its time. "
         f"Exact scores of {candidates['candidates']} candidates: {candidates['packed_ms']:.0f} ms a text packed, "

@@ -121,7 +121,11 @@ class PackedTree:
         if renormalise:
             return _among_legal(self._logits(states, rows, ids), rows, len(states))
         weight, bias = self._family.weight, self._family.bias
-        at_once = _CPU_TOKENS if states.device.type == "cpu" else max(_NUMBERS // len(states), 1)
+        at_once = (
+            max(_CPU_TOKENS, (1 << 17) // len(states))
+            if states.device.type == "cpu"
+            else max(_NUMBERS // len(states), 1)
+        )
         # Runs of ascending ids, which a stable sort merges.
         order = np.argsort(ids, kind="stable")
         cuts = np.searchsorted(ids[order], np.arange(0, len(weight) + at_once, at_once))
