@@ -52,10 +52,13 @@ def students(result: dict[str, Any]) -> str:
     is_lists = result.get("num_docs", 2) > 2
     own = "by InfoNCE on each list" if is_lists else "by RankNet on the triples"
     with_labels = "with InfoNCE" if is_lists else "with InfoNCE where the student has it"
+    is_trained = result["setting"]["teachers"] == "trained"
+    teacher = "a cross-encoder's scores" if is_trained else "the scores of MiniLM as it is published"
+    several = "unlike teachers" if is_trained else "MiniLM and BM25"
     found = (
         f"## Students and teachers: {named(result)}\n\n{made(result)} Alone: labels only, by InfoNCE for students that score all "
-        f"docs of a batch (dot, colbert, splade), {own} for the others. T1: Margin-MSE with a "
-        f"cross-encoder's scores ({with_labels}). T2: the same with the mean z-scores of unlike teachers. "
+        f"docs of a batch (dot, colbert, splade), {own} for the others. T1: Margin-MSE with "
+        f"{teacher} ({with_labels}). T2: the same with the mean z-scores of {several}. "
         "p: randomisation test on nDCG@10 against the same student alone, Holm-corrected.\n\n"
         f"Re-ranking BM25's first 100:\n\n{compared(result['reranked'])}\n\n"
     )
@@ -205,7 +208,8 @@ def made(result: dict[str, Any]) -> str:
     num_docs = result.get("num_docs", 2)
     rows = f"at most {setting['num_triples']:,} triples"
     if num_docs > 2:
-        rows = f"a list of {num_docs} docs for each training query (a relevant one, others of BM25's first 30, and any)"
+        queries = f"each of at most {setting['num_triples'] // 2:,} training queries"
+        rows = f"a list of {num_docs} docs for {queries} (a relevant one, others of BM25's first 30, and any)"
     return (
         f"Students: the first {result['num_layers']} layers of MiniLM, {rows}, "
         f"{setting['num_epochs']:g} epoch(s), learning rate {result['learning_rate']:g}, dropout {result['dropout']:g}, "
