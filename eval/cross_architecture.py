@@ -262,10 +262,8 @@ def latency(study: Study, seeds: list[int], only: list[str] | None) -> None:
 
 def filled(study: Study, run: Run) -> Run:
     """The run with all other docs below: BM25 often finds fewer than are to be re-ranked."""
-    all_ids = [doc_id for doc_id, _ in study.collection.docs()]
-    return {
-        query_id: {doc_id: -float(at) for at, doc_id in enumerate(all_ids)} | found for query_id, found in run.items()
-    }
+    below = {doc_id: -float(at) for at, doc_id in enumerate(study.collection.doc_ids)}
+    return {query_id: below | found for query_id, found in run.items()}
 
 
 TABLES = {"teachers": teachers, "students": students, "losses": losses, "scales": scales, "latency": latency}

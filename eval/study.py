@@ -175,10 +175,10 @@ class Study:
         path = self.out / f"others-{self.num_docs}.run.gz"
         if not path.is_file():
             qrels, draw = self.collection.qrels("train"), random.Random(42)
-            hard = bm25_search(self.collection, self.listed, 30)
-            all_ids = [doc_id for doc_id, _ in self.collection.docs()]
+            listed, all_ids = self.listed, self.collection.doc_ids
+            hard = bm25_search(self.collection, listed, 30)
             run: Run = {}
-            for query_id in self.listed:
+            for query_id in listed:
                 judged = qrels[query_id]
                 near = [doc_id for doc_id in hard.get(query_id, {}) if doc_id not in judged]
                 others = draw.sample(near, min(self.num_docs // 2, len(near)))

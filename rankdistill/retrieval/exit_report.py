@@ -242,20 +242,19 @@ def _adaptive(
     measure, dev_qrels = options.measures[0], collection.qrels(options.dev_split)
     qrels, rows = collection.qrels(options.split), []
     curves = {}
-    deepest = evaluate(qrels, runs[max(runs)], [measure]).mean[measure]
     for confidence in CONFIDENCES:
-        curve = adaptive_curve(dev_runs, dev_qrels, measure, confidence=confidence, depth=options.depth)
-        chosen = calibrated(curve, options.tolerance)
-        curves[confidence] = adaptive_curve(runs, qrels, measure, confidence=confidence, depth=options.depth)
-        run, stopped = stop_by(runs, CONFIDENCES[confidence], chosen.threshold, options.depth)
-        value = evaluate(qrels, run, [measure]).mean[measure]
+        on_dev = adaptive_curve(dev_runs, dev_qrels, measure, confidence=confidence, depth=options.depth)
+        threshold = calibrated(on_dev, options.tolerance).threshold
+        curve = curves[confidence] = adaptive_curve(runs, qrels, measure, confidence=confidence, depth=options.depth)
+        # Both curves have the same thresholds.
+        point = next(point for point in curve if point.threshold == threshold)
         rows.append(
             {
                 "confidence": confidence,
-                "threshold": chosen.threshold,
-                "layers a query": float(np.mean(list(stopped.values()))),
-                measure: value,
-                "against the deepest": value - deepest,
+                "threshold": threshold,
+                "layers a query": point.layers,
+                measure: point.value,
+                "against the deepest": point.value - curve[-1].value,
             }
         )
     return rows, curves

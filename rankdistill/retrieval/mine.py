@@ -10,46 +10,38 @@ from rankdistill.formats.collection import Collection, open_collection
 from rankdistill.formats.trec import read_run
 from rankdistill.formats.triples import Triple, write_triples
 from rankdistill.options.scoring import TriplesOptions
-from rankdistill.records import Qrels, Run, ranked
+from rankdistill.records import ranked
 from rankdistill.retrieval.bm25 import bm25_search
 
-__all__ = ["draw_others", "draw_triples", "make_triples", "negatives_run"]
-
-
-def negatives_run(collection: Collection, qrels: Qrels, negatives: str, depth: int) -> Run:
-    """The ranking that negatives are drawn from: `negatives` is "bm25", or the path of a TREC run."""
-    if negatives == "bm25":
-        return bm25_search(collection, list(qrels), depth)
-    return read_run(negatives)
+__all__ = ["draw_others", "draw_triples", "make_triples"]
 
 
 def draw_others(doc_ids: Sequence[str], number: int, without: Container[str], draw: random.Random) -> list[str]:
     """So many different docs of a collection, fewer where it has fewer, none of which is among `without`."""
+    if not number:
+        return []
     # That many hold the number wanted, whatever is left out.
     drawn = draw.sample(doc_ids, min(number + len(without), len(doc_ids)))
     return [doc_id for doc_id in drawn if doc_id not in without][:number]
 
 
 def draw_triples(
-    qrels: Qrels,
-    run: Run,
-    *,
-    num_negatives: int,
-    depth: int,
-    seed: int,
-    num_random: int = 0,
-    doc_ids: Sequence[str] = (),
+    collection: Collection, split: str, negatives: str, *, num_negatives: int, depth: int, num_random: int, seed: int
 ) -> list[Triple]:
     """For every relevant doc, `num_negatives` different docs that aren't relevant, drawn from the first `depth` ranks.
 
-    Fewer where the ranking holds fewer; none for queries that the run lacks.
+    Fewer where the ranking holds fewer; none for queries that it lacks.
 
     Args:
-        num_random: as many more, drawn from `doc_ids`.
+        split: whose relevant docs.
+        negatives: the ranking, "bm25" or the path of a TREC run.
+        num_random: as many more, drawn from the whole collection.
 
     Returns:
-        Triples, grouped by query in the order of `qrels`.
+        Triples, grouped by query in the order of the split.
     """
+    qrels = collection.qrels(split)
+    run = bm25_search(collection, list(qrels), depth) if negatives == "bm25" else read_run(negatives)
     # A generator a query: which negatives a query gets doesn't depend on which other queries there are.
     triples = []
     for query_id, judged in qrels.items():
@@ -58,25 +50,21 @@ def draw_triples(
         draw = random.Random(f"{seed} {query_id}")
         for positive in relevant:
             chosen = draw.sample(others, min(num_negatives, len(others)))
-            if num_random:
-                chosen += draw_others(doc_ids, num_random, {*relevant, *chosen}, draw)
+            chosen += draw_others(collection.doc_ids, num_random, {*relevant, *chosen}, draw)
             triples += [Triple(query_id, positive, negative) for negative in chosen]
     return triples
 
 
 def make_triples(options: TriplesOptions) -> list[Triple]:
     """The `rankdistill triples` command: judgements and a ranking in, a file of triples out."""
-    collection = open_collection(options.collection)
-    qrels = collection.qrels(options.split)
-    run = negatives_run(collection, qrels, options.negatives, options.depth)
     triples = draw_triples(
-        qrels,
-        run,
+        open_collection(options.collection),
+        options.split,
+        options.negatives,
         num_negatives=options.num_negatives,
         depth=options.depth,
-        seed=options.seed,
         num_random=options.num_random,
-        doc_ids=collection.doc_ids,
+        seed=options.seed,
     )
     if options.max_triples is not None:
         random.Random(options.seed).shuffle(triples)

@@ -17,7 +17,7 @@ from rankdistill.formats.collection import open_collection
 from rankdistill.formats.triples import Triple, read_triples
 from rankdistill.models.cross_encoder import CrossEncoderModel
 from rankdistill.options.training import TeacherOptions
-from rankdistill.retrieval.mine import draw_triples, negatives_run
+from rankdistill.retrieval.mine import draw_triples
 from rankdistill.training.rows import CrossSource, MemoryRows, batch_plan, place
 from rankdistill.training.run import prepare_folder, run_training, trainer_arguments, write_config
 from rankdistill.training.trainer import Batch, DistillationTrainer, Objective
@@ -80,16 +80,14 @@ def train_teacher(options: TeacherOptions) -> Path:
     if options.triples is not None:
         triples = read_triples(options.triples)
     else:
-        qrels = collection.qrels(options.split)
-        run = negatives_run(collection, qrels, options.negatives, options.negative_depth)
         triples = draw_triples(
-            qrels,
-            run,
+            collection,
+            options.split,
+            options.negatives,
             num_negatives=options.num_negatives,
             depth=options.negative_depth,
-            seed=options.seed,
             num_random=options.num_random,
-            doc_ids=collection.doc_ids,
+            seed=options.seed,
         )
     placed = place(rows_of_triples(triples), collection, on_missing=options.on_missing)
     state = PartialState(cpu=options.device == "cpu")
