@@ -163,10 +163,8 @@ def students(study: Study, seeds: list[int], only: list[str] | None) -> None:
     started = time.perf_counter()
     ensemble, ensemble_scale = study.ensemble
     reranked: dict[str, list[Run]] = {"BM25": [study.bm25]}
-    reranked["T1"] = [
-        study.kept(f"{Path(model).parent.name}-100", lambda model=model: study.rerank(study.load(model)))  # type: ignore[misc]
-        for model in study.scorers
-    ]
+    reranked["T1"] = study.reranked_by(study.first_teacher)
+    reranked["T2"] = [study.reranked_by_ensemble()]
     searched: dict[str, list[Run]] = {}
     seconds: dict[str, float] = {}
     for architecture, kind in chosen(STUDENTS, only).items():

@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -27,6 +27,7 @@ from rankdistill.models.loading import Model, load_model
 from rankdistill.models.prett import PrettModel
 from rankdistill.models.tk import TKModel
 from rankdistill.options.scoring import ScoreOptions, TriplesOptions
+from rankdistill.options.students import ColbertOptions
 from rankdistill.options.training import MarginMSEOptions, TeacherOptions
 from rankdistill.records import Qrels, Run
 from rankdistill.retrieval.bm25 import bm25_search
@@ -41,6 +42,14 @@ from rankdistill.training.validation import dev_qrels
 
 MINILM = str(get_model_path())
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "retrieval"
+LATE_INTERACTION: dict[str, Any] = {  # a ColBERT of all six layers
+    "student": "colbert",
+    "colbert": ColbertOptions(dim=64, normalize=False, expansion="after-sep"),
+    "loss": ("infonce",),
+    "num_epochs": 2,
+    "learning_rate": 3e-4,
+    "dropout": 0.0,
+}
 COSINE_SCALE = 20.0  # cosines of MiniLM to the spread of a dot student's scores; sentence-transformers' own factor
 
 
@@ -70,6 +79,19 @@ SETTINGS = {
 
 
 @dataclass(frozen=True)
+class Teacher:
+    """Who scored a study's rows.
+
+    Attributes:
+        scores: the file.
+        models: "bm25", or whose scores they are: with `held_out`, two models, each of which scored what the other was trained on.
+    """
+
+    scores: Path
+    models: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Study:
     """A collection with its test queries, and the folder where parts are kept.
 
@@ -80,7 +102,7 @@ class Study:
         num_layers: of the students.
         learning_rate: of all students.
         backend: what runs models that search or re-rank.
-        held_out: cross-encoders that are trained score a triple only if its query was in the other half of their training data.
+        held_out: teachers that are trained score a row only if its query was in the other half of their training data.
             A teacher is surer of what it has learnt by heart than a student can make use of.
         suffix: of its results' names.
         num_docs: of a training row. 2 are triples; more are lists of a relevant doc and others, half of them drawn from BM25's
@@ -207,14 +229,14 @@ class Study:
         write_triples(path, [triple for triple in triples if place[triple.query_id] % 2 == number])
         return path
 
-    def cross_encoder(self, name: str, rows: Path | None = None, **options: Any) -> str:
-        """A cross-encoder trained on the labels of the rows, or of some of them: by RankNet on triples, or by LCE on lists."""
+    def trained(self, name: str, rows: Path | None = None, **options: Any) -> str:
+        """A model trained on the labels of the rows, or of some of them: a cross-encoder, by RankNet on triples or by LCE on lists,
+        where options name no other student."""
         folder = self.out / f"{name}{self.mark}"
         rows = rows or self.rows
-        if self.num_docs > 2:
-            labelled = self.scored(
-                "bm25", f"{rows.name.split('.')[0]}-bm25", rows
-            )  # in each row the relevant doc comes first
+        if self.num_docs > 2 or "student" in options:
+            # In each row the relevant doc comes first; that it's BM25 who scored them doesn't matter to the labels.
+            labelled = self.scored("bm25", f"{rows.name.split('.')[0]}-bm25", rows)
             options = {"student": "cross-encoder", "loss": ("lce",), "learning_rate": 3e-4, **options}
             return self.train(folder, labelled, options)[0]
         if not (folder / "metrics.json").is_file():
@@ -239,15 +261,8 @@ class Study:
 
     @cached_property
     def teacher(self) -> str:
-        """T1: a cross-encoder trained on the triples, or MiniLM as it is published."""
-        return self.cross_encoder("teacher") if self.setting.teachers == "trained" else MINILM
-
-    @property
-    def scorers(self) -> list[str]:
-        """The models whose scores T1's are: itself, or, with `held_out`, the two of a half of the rows each."""
-        if not self.held_out or self.setting.teachers != "trained":
-            return [self.teacher]
-        return [self.cross_encoder(f"teacher-half-{number}", self.half(number)) for number in (0, 1)]
+        """A cross-encoder trained on all rows, or MiniLM as it is published."""
+        return self.trained("teacher") if self.setting.teachers == "trained" else MINILM
 
     @cached_property
     def dense_teacher(self) -> tuple[str, float]:
@@ -257,10 +272,13 @@ class Study:
         model, _ = self.train(self.out / "dense-teacher", self.scores, {"loss": ("infonce",), "learning_rate": 1e-4})
         return model, 1.0
 
+    def score_path(self, name: str) -> Path:
+        """Where scores of the rows are kept."""
+        return self.out / f"{name}{self.mark}.{'tsv' if self.num_docs == 2 else 'jsonl'}"
+
     def scored(self, teacher: str, name: str, rows: Path | None = None) -> Path:
         """A teacher's scores of the rows, or of some of them."""
-        is_triples = self.num_docs == 2
-        path = self.out / f"{name}{self.mark}.{'tsv' if is_triples else 'jsonl'}"
+        path, is_triples = self.score_path(name), self.num_docs == 2
         if not path.is_file():
             rows = rows or self.rows
             options = ScoreOptions(
@@ -277,41 +295,67 @@ class Study:
             score_file(options)
         return path
 
-    def cross_encoder_scores(self, name: str, scores: str, **options: Any) -> Path:
-        """Scores of the rows by a cross-encoder trained on them; with `held_out`, by two, each trained on the other half."""
+    def trained_teacher(self, name: str, scores: str, **options: Any) -> Teacher:
+        """A model trained on the rows; with `held_out`, two, each trained on the half that the other scores."""
         if not self.held_out:
-            return self.scored(self.cross_encoder(name, **options), scores)
-        parts = []
-        for number in (0, 1):
-            teacher = self.cross_encoder(f"{name}-half-{1 - number}", self.half(1 - number), **options)
-            parts.append(self.scored(teacher, f"{scores}-half-{number}", self.half(number)))
-        path = self.out / parts[0].name.replace("-half-0", "-held-out")
+            model = self.trained(name, **options)
+            return Teacher(self.scored(model, scores), (model,))
+        models = [self.trained(f"{name}-half-{number}", self.half(number), **options) for number in (0, 1)]
+        parts = [self.scored(models[1 - number], f"{scores}-half-{number}", self.half(number)) for number in (0, 1)]
+        path = self.score_path(f"{scores}-held-out")
         if not path.is_file():
             path.write_bytes(b"".join(part.read_bytes() for part in parts))
-        return path
+        return Teacher(path, tuple(models))
 
     @cached_property
+    def first_teacher(self) -> Teacher:
+        """T1: a cross-encoder, or MiniLM as it is published."""
+        if self.setting.teachers == "trained":
+            return self.trained_teacher("teacher", "scores")
+        return Teacher(self.scored(MINILM, "scores"), (MINILM,))
+
+    @property
     def scores(self) -> Path:
         """T1's."""
+        return self.first_teacher.scores
+
+    @cached_property
+    def teachers(self) -> list[Teacher]:
+        """Unlike ones, of which T2 is made.
+
+        Trained: a cross-encoder of six layers, one of three layers and another seed, a dense model, BM25. With lists the dense
+        one is MiniLM as published: it hasn't learnt the rows' labels by heart.
+        As published: MiniLM and BM25; with `held_out`, also a ColBERT of six layers.
+        """
+        found = [self.first_teacher, Teacher(self.scored("bm25", "scores-bm25"), ("bm25",))]
         if self.setting.teachers == "trained":
-            return self.cross_encoder_scores("teacher", "scores")
-        return self.scored(self.teacher, "scores")
+            found.append(self.trained_teacher("teacher-small", "scores-small", num_layers=3, seed=43))
+            dense = self.dense_teacher[0] if self.num_docs == 2 else MINILM
+            found.append(Teacher(self.scored(dense, "scores-dense"), (dense,)))
+        elif self.held_out:
+            found.append(self.trained_teacher("late-interaction", "scores-late-interaction", **LATE_INTERACTION))
+        return found
 
     @cached_property
     def ensemble(self) -> tuple[Path, float]:
-        """T2: the mean z-scores of unlike teachers; and the scale that gives its margins the spread of T1's.
-
-        Trained: a cross-encoder of six layers, one of three layers and another seed, a dense model, BM25. Else MiniLM and BM25.
-        With lists, MiniLM as it is published is the dense model: it hasn't learnt the rows' labels by heart.
-        """
-        path = self.out / self.scores.name.replace("scores", "scores-ensemble", 1)
+        """T2: the mean z-scores of unlike teachers; and the scale that gives its margins the spread of T1's."""
+        path = self.score_path("scores-ensemble" + ("-held-out" if self.held_out else ""))
         if not path.is_file():
-            files = [self.scores, self.scored("bm25", "scores-bm25")]
-            if self.setting.teachers == "trained":
-                files.append(self.cross_encoder_scores("teacher-small", "scores-small", num_layers=3, seed=43))
-                files.append(self.scored(self.dense_teacher[0] if self.num_docs == 2 else MINILM, "scores-dense"))
-            merge_scores([str(file) for file in files], path, normalize="zscore")
+            merge_scores([str(teacher.scores) for teacher in self.teachers], path, normalize="zscore")
         return path, round(_margin_spread(self.scores) * self.teacher_scale / _margin_spread(path), 3)
+
+    def reranked_by(self, teacher: Teacher) -> list[Run]:
+        """BM25's first 100, scored anew by each of a teacher's models."""
+        if teacher.models == ("bm25",):
+            return [self.bm25]
+        return [self.kept(f"{_name(model)}-100", partial(self._rerank_by, model)) for model in teacher.models]
+
+    def _rerank_by(self, model: str) -> Run:
+        return self.rerank(self.load(model))
+
+    def reranked_by_ensemble(self) -> Run:
+        """BM25's first 100 by their mean z-scores: how good T2 is itself."""
+        return mean_of_runs([mean_of_runs(self.reranked_by(teacher)) for teacher in self.teachers])
 
     def lists(self, num_docs: int) -> Path:
         """T1's scores of each listed query's relevant doc and of BM25's first others, `num_docs` in all."""
@@ -391,6 +435,23 @@ class Study:
         key = hashlib.sha256(repr(sorted(told.items())).encode()).hexdigest()[:8]
         model, seconds = self.train(self.out / f"student-{key}", self.scores if scores is None else scores, options)
         return f"student-{key}", model, seconds
+
+
+def mean_of_runs(runs: Sequence[Run]) -> Run:
+    """Of the same docs: the mean of their scores in each run, once they have mean 0 and deviation 1 there."""
+    found: Run = {query_id: dict.fromkeys(docs, 0.0) for query_id, docs in runs[0].items()}
+    for run in runs:
+        scores = np.array([run[query_id][doc_id] for query_id, docs in found.items() for doc_id in docs])
+        mean, deviation = scores.mean(), scores.std()
+        for query_id, docs in found.items():
+            for doc_id in docs:
+                docs[doc_id] += float((run[query_id][doc_id] - mean) / (deviation * len(runs)))
+    return found
+
+
+def _name(model: str) -> str:
+    """Of a model's folder: what it was trained as, or its package's."""
+    return Path(model).parent.name
 
 
 def _margin_spread(path: Path) -> float:

@@ -76,3 +76,49 @@ def test_lists_hold_a_relevant_doc_hard_ones_and_any(study: ModuleType, tmp_path
     first, second = (study.read_run(made.half(number)).keys() for number in (0, 1))
     assert not first & second
     assert first | second == judged.keys()
+
+
+def test_held_out_teachers_score_what_they_were_not_trained_on(
+    study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = Path(__file__).parents[1] / "data"
+    made = study.Study("conala", data, tmp_path, held_out=True, num_docs=6)
+    trained_on: dict[str, Path] = {}
+
+    def trained(self: object, name: str, rows: Path | None = None, **options: object) -> str:
+        trained_on[name] = rows or made.rows
+        return name
+
+    def scored(self: object, teacher: str, name: str, rows: Path | None = None) -> Path:
+        path: Path = made.score_path(name)
+        queries = study.read_run(rows or made.rows)
+        path.write_text("".join(f"{query} {teacher}\n" for query in queries))
+        return path
+
+    monkeypatch.setattr(study.Study, "trained", trained)
+    monkeypatch.setattr(study.Study, "scored", scored)
+    teacher = made.trained_teacher("teacher", "scores")
+    lines = [line.split() for line in teacher.scores.read_text().splitlines()]
+    assert {query for query, _ in lines} == study.read_run(made.rows).keys()
+    assert {model for _, model in lines} == set(teacher.models)
+    known = {model: study.read_run(path).keys() for model, path in trained_on.items()}
+    assert not any(query in known[model] for query, model in lines)
+
+
+def test_an_ensembles_run_is_the_mean_of_z_scores(study: ModuleType) -> None:
+    """Whatever the scale of each: only their order within its spread counts."""
+    first: Run = {"q": {"a": 1.0, "b": 2.0}, "p": {"a": 3.0}}
+    second: Run = {"q": {"a": -10.0, "b": -20.0}, "p": {"a": 30.0}}
+    z = 1.5**0.5  # 1, 2, 3 have the deviation sqrt(2 / 3)
+    once = study.mean_of_runs([first])
+    assert once["q"] == pytest.approx({"a": -z, "b": 0.0})
+    assert once["p"] == pytest.approx({"a": z})
+    assert study.mean_of_runs([first, {q: {d: 7 * s + 5 for d, s in docs.items()} for q, docs in first.items()}])[
+        "q"
+    ] == pytest.approx(once["q"])
+    both = study.mean_of_runs([first, second])
+    values = [both["q"]["a"], both["q"]["b"], both["p"]["a"]]
+    other = study.mean_of_runs([second])
+    expected = [(once[q][d] + other[q][d]) / 2 for q, d in (("q", "a"), ("q", "b"), ("p", "a"))]
+    assert values == pytest.approx(expected)
+    assert sum(values) == pytest.approx(0.0)
