@@ -54,7 +54,8 @@ def students(result: dict[str, Any]) -> str:
     with_labels = "with InfoNCE" if is_lists else "with InfoNCE where the student has it"
     is_trained = result["setting"]["teachers"] == "trained"
     teacher = "a cross-encoder's scores" if is_trained else "the scores of MiniLM as it is published"
-    several = "unlike teachers" if is_trained else "MiniLM and BM25"
+    published = "MiniLM, BM25 and a ColBERT of six layers" if result["held_out"] else "MiniLM and BM25"
+    several = "cross-encoders of six and three layers, a dense model and BM25" if is_trained else published
     found = (
         f"## Students and teachers: {named(result)}\n\n{made(result)} Alone: labels only, by InfoNCE for students that score all "
         f"docs of a batch (dot, colbert, splade), {own} for the others. T1: Margin-MSE with "
@@ -201,7 +202,8 @@ def made(result: dict[str, Any]) -> str:
     setting = result["setting"]
     seeds = f" Means over the seeds {', '.join(map(str, result['seeds']))}." if len(result["seeds"]) > 1 else ""
     held_out = (
-        " Trained cross-encoders score queries that they weren't trained on (two, each of the other half; T1's row is their mean)."
+        " Teachers that are trained score queries that they weren't trained on (two of each, each of the other half; where T1 is "
+        "trained, its row is their mean)."
         if result.get("held_out")
         else ""
     )
