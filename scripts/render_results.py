@@ -53,8 +53,12 @@ def students(result: dict[str, Any]) -> str:
     own = "by InfoNCE on each list" if is_lists else "by RankNet on the triples"
     with_labels = "with InfoNCE" if is_lists else "with InfoNCE where the student has it"
     is_trained = result["setting"]["teachers"] == "trained"
-    teacher = "a cross-encoder's scores" if is_trained else "the scores of MiniLM as it is published"
-    published = "MiniLM, BM25 and a ColBERT of six layers" if result["held_out"] else "MiniLM and BM25"
+    teacher = (
+        "a cross-encoder's scores" if is_trained or result["held_out"] else "the scores of MiniLM as it is published"
+    )
+    published = (
+        "a cross-encoder and a ColBERT of six layers, MiniLM and BM25" if result["held_out"] else "MiniLM and BM25"
+    )
     several = "cross-encoders of six and three layers, a dense model and BM25" if is_trained else published
     found = (
         f"## Students and teachers: {named(result)}\n\n{made(result)} Alone: labels only, by InfoNCE for students that score all "
