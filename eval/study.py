@@ -61,7 +61,7 @@ class Setting:
     """What a collection is trained with: the yardsticks' triples, epochs and lengths.
 
     Attributes:
-        teachers: T1 is a cross-encoder that is trained, or MiniLM as it is published (but with `held_out`, which is about trained ones).
+        teachers: T1 is a cross-encoder that is trained, or MiniLM as it is published; with `held_out` it is always trained.
         teacher_epochs: of teachers that are trained on lists.
     """
 
