@@ -26,6 +26,7 @@ def main() -> None:
         "batches": batches,
         "training": training,
         "training-bfloat16": training,
+        "training-students": training,
         "mini-batches": mini_batches,
         "exits": exit_steps,
         "encode": encode,
@@ -365,7 +366,7 @@ def training(result: dict[str, Any]) -> str:
         for row in result["rows"]
     ]
     return (
-        f"## Training steps in {setting['dtype']}\n\n"
+        f"## Training steps in {setting['dtype']}: {', '.join(dict.fromkeys(row['student'] for row in rows))}\n\n"
         f"Margin-MSE on the same {int(setting['steps']) * int(setting['batch']):,} rows of "
         f"{Path(setting['data']).name}: the first {setting['num_layers']} layers of MiniLM (TK: its embeddings), batches of "
         f"{setting['batch']}, {setting['query_length']}/{setting['doc_length']} tokens, {setting['dtype']}, {setting['cores']} "
