@@ -199,7 +199,8 @@ def links(result: dict[str, Any]) -> str:
 def named(result: dict[str, Any]) -> str:
     """The collection, what rows are where they aren't triples, and whether teachers scored what they hadn't learnt."""
     lists = f", lists of {result['num_docs']}" if result.get("num_docs", 2) > 2 else ""
-    return f"{result['collection']}{lists}{', held-out teachers' if result.get('held_out') else ''}"
+    seeds = f", {len(result['seeds'])} seeds" if len(result["seeds"]) > 1 else ""
+    return f"{result['collection']}{lists}{', held-out teachers' if result.get('held_out') else ''}{seeds}"
 
 
 def made(result: dict[str, Any]) -> str:
