@@ -2,10 +2,11 @@
 
 For each collection: triples from BM25, teachers and their scores of the triples, and students of two layers. Teachers are trained
 on the same triples (a cross-encoder T1; a dot model of all six layers), or, where that takes a 2-core machine too long, both are
-MiniLM as it is published. All are measured on the same test queries. Five tables:
+MiniLM as it is published. All are measured on the same test queries. Six tables:
 
     teachers   one dot student, by what teaches it: labels, T1, a dense teacher's scores of the whole batch, mixtures
     students   dot, ColBERT, SPLADE, PreTT, TK and a cross-encoder, each alone (labels only), with T1, and with T2 (an ensemble)
+    unlabelled students of labelled queries, and of all queries as a teacher of the same labels scores them
     losses     the paper's ablation for two students: no teacher, weighted RankNet, pointwise MSE, Margin-MSE, KL
     scales     Margin-MSE by the teacher's scale, and by the number of negatives of a row
     latency    what the students of `students` take for a query, and for the documents on disk: to be run on a quiet machine
@@ -25,7 +26,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from study import COSINE_SCALE, MINILM, SETTINGS, SHARED, Study
+from study import COSINE_SCALE, MINILM, SETTINGS, SHARED, Study, Teacher
 from tables import table, write_result
 
 from rankdistill.evaluation.measures import evaluate
@@ -192,6 +193,47 @@ def students(study: Study, seeds: list[int], only: list[str] | None) -> None:
     show(rows)
 
 
+def unlabelled(study: Study, seeds: list[int], only: list[str] | None) -> None:
+    """Half of the rows have labels. Students of these, and of all training queries as a teacher of the same labels scores them."""
+    if study.num_docs == 2 or not study.held_out:
+        raise SystemExit(
+            "expected --held-out and lists (--num-docs 4, say): the teacher is the one of the first half of them"
+        )
+    started = time.perf_counter()
+    labelled, scored = study.labelled(study.half(0)), study.unlabelled()
+    num_labelled, num_scored = (len(path.read_text(encoding="utf-8").splitlines()) for path in (labelled, scored))
+    runs: dict[str, list[Run]] = {"BM25": [study.bm25]}
+    runs["teacher"] = study.reranked_by(Teacher(scored, (study.trained("teacher-half-0", study.half(0)),)))
+    searched: dict[str, list[Run]] = {}
+    baselines: dict[str, str] = {}
+    for architecture, kind in chosen(STUDENTS, only).items():
+        labels, taught = (student_options(kind, teacher, study.num_docs) for teacher in ("alone", "T1"))
+        num_epochs = kind.get("num_epochs", study.setting.num_epochs)
+        ways: dict[str, tuple[Path, dict[str, Any]]] = {
+            "labels": (labelled, labels),
+            "labels, as many steps": (labelled, labels | {"num_epochs": num_epochs * num_scored / num_labelled}),
+            "teacher": (scored, taught),
+        }
+        for way, (scores, options) in ways.items():
+            row = f"{architecture}, {way}"
+            runs[row], _ = train(study, row, seeds, scores, options, study.rerank, "-100")
+            baselines[row] = f"{architecture}, labels, as many steps"
+            if architecture in IN_BATCH:
+                searched[row], _ = train(study, f"{row}, searching", seeds, scores, options, study.retrieve)
+    rows = table(study.qrels, runs, baselines)
+    write_result(
+        f"unlabelled-{study.name}",
+        study,
+        started,
+        seeds=seeds,
+        num_labelled=num_labelled,
+        num_scored=num_scored,
+        reranked=rows,
+        searched=table(study.qrels, searched, {row: baselines[row] for row in searched}),
+    )
+    show(rows)
+
+
 def losses(study: Study, seeds: list[int], only: list[str] | None) -> None:
     """The paper's ablation: students that learn a row's own docs only, by the loss; they re-rank BM25's first 100."""
     started = time.perf_counter()
@@ -264,7 +306,14 @@ def filled(study: Study, run: Run) -> Run:
     return {query_id: below | found for query_id, found in run.items()}
 
 
-TABLES = {"teachers": teachers, "students": students, "losses": losses, "scales": scales, "latency": latency}
+TABLES = {
+    "teachers": teachers,
+    "students": students,
+    "unlabelled": unlabelled,
+    "losses": losses,
+    "scales": scales,
+    "latency": latency,
+}
 
 
 def student_options(kind: dict[str, Any], teacher: str, num_docs: int) -> dict[str, Any]:

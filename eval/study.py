@@ -241,11 +241,9 @@ class Study:
         folder = self.out / f"{name}{self.mark}"
         rows = rows or self.rows
         if self.num_docs > 2 or "student" in options:
-            # In each row the relevant doc comes first; that it's BM25 who scored them doesn't matter to the labels.
-            labelled = self.scored("bm25", f"{rows.name.split('.')[0]}-bm25", rows)
             learned = {"learning_rate": 3e-4, "num_epochs": self.setting.teacher_epochs}
             options = {"student": "cross-encoder", "loss": ("lce",)} | learned | options
-            return self.train(folder, labelled, options)[0]
+            return self.train(folder, self.labelled(rows), options)[0]
         if not (folder / "metrics.json").is_file():
             length = self.setting.query_length + self.setting.doc_length
             train_teacher(
@@ -260,6 +258,10 @@ class Study:
                 )
             )
         return str(folder / "model")
+
+    def labelled(self, rows: Path) -> Path:
+        """A score file of the rows, relevant docs first, for what learns labels only: BM25's scores, which it doesn't look at."""
+        return self.scored("bm25", f"{rows.name.split('.')[0]}-bm25", rows)
 
     @property
     def mark(self) -> str:
@@ -369,6 +371,28 @@ class Study:
     def reranked_by_ensemble(self) -> Run:
         """BM25's first 100 by their mean z-scores: how good T2 is itself."""
         return mean_of_runs([mean_of_runs(self.reranked_by(teacher)) for teacher in self.teachers])
+
+    def unlabelled(self) -> Path:
+        """What the teacher of the first half of the rows says of each training query's candidates: no label is read.
+
+        They are BM25's first `num_docs` and half as many of the whole collection; the one that the teacher likes best comes first.
+        """
+        path = self.score_path("scores-unlabelled")
+        if not path.is_file():
+            query_ids = list(self.collection.qrels("train"))
+            self.kept("bm25-all-train", lambda: bm25_search(self.collection, query_ids, self.num_docs))
+            options = ScoreOptions(
+                teacher=self.trained("teacher-half-0", self.half(0)),
+                collection=self.path,
+                candidates=self.out / "runs" / "bm25-all-train.run.gz",
+                depth=self.num_docs,
+                num_random=self.num_docs // 2,
+                output=path,
+                dtype="fast",
+                backend=self.backend,
+            )
+            score_file(options)
+        return path
 
     def lists(self, num_docs: int) -> Path:
         """T1's scores of each listed query's relevant doc and of BM25's first others, `num_docs` in all."""

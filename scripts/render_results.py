@@ -15,8 +15,14 @@ RESULTS = ROOT / "eval" / "results"
 def main() -> None:
     intro = "Rendered by `make results` from `eval/results/*.json`; each section names the command that measured it."
     parts = [f"# Results\n\n{intro}\n"]
-    experiments = {"teachers": teachers, "students": students, "losses": losses, "scales": scales, "exits": exits}
-    experiments |= {"entities": entities, "linking": links}
+    experiments = {
+        "teachers": teachers,
+        "students": students,
+        "unlabelled": unlabelled,
+        "losses": losses,
+        "scales": scales,
+    }
+    experiments |= {"exits": exits, "entities": entities, "linking": links}
     for name, section in experiments.items():
         for path in sorted(RESULTS.glob(f"{name}-*.json")):
             parts.append(section(json.loads(path.read_text(encoding="utf-8")) | {"name": path.stem.split("-", 1)[1]}))
@@ -80,6 +86,23 @@ def students(result: dict[str, Any]) -> str:
             f"{render_table(rows, style='markdown', decimals=1)}\n\n`{latency['command']}`\n\n"
             f"{figure(result, latency)}\n\n"
         )
+    return found + by(result)
+
+
+def unlabelled(result: dict[str, Any]) -> str:
+    """Labels of some queries, and a teacher's scores of all."""
+    own = result | {"held_out": False}  # there is one teacher, which scores queries that it has learnt from, too
+    found = (
+        f"## A teacher for queries without labels: {named(own)}\n\n{made(own)} Here {result['num_labelled']:,} of them have "
+        "labels; a cross-encoder of six layers learns from these. Labels: a student learns from them, too, for its epochs or in as "
+        "many steps as with a teacher. Teacher: a student learns from what the cross-encoder says of candidates of all "
+        f"{result['num_scored']:,} training queries (BM25's first {result['num_docs']}, {result['num_docs'] // 2} of the whole "
+        "collection), by Margin-MSE and by taking its favourite for relevant; no label is read. p: randomisation test on nDCG@10 "
+        "against labels in as many steps, Holm-corrected.\n\n"
+        f"Re-ranking BM25's first 100:\n\n{compared(result['reranked'])}\n\n"
+    )
+    if result["searched"]:
+        found += f"Searching the whole collection:\n\n{compared(result['searched'])}\n\n"
     return found + by(result)
 
 
