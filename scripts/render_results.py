@@ -95,8 +95,8 @@ def unlabelled(result: dict[str, Any]) -> str:
     found = (
         f"## A teacher for queries without labels: {named(own)}\n\n{made(own)} Here {result['num_labelled']:,} training "
         "queries have labels; a cross-encoder of six layers learns from these. Labels: a student learns from them, too, for its "
-        "epochs or in as many steps as with a teacher. Teacher: a student learns from what the cross-encoder says of candidates of all "
-        f"{result['num_scored']:,} training queries (BM25's first {result['num_docs']}, {result['num_docs'] // 2} of the whole "
+        "epochs or in as many steps as with a teacher. Teacher: a student learns from what the cross-encoder says of candidates of "
+        f"all {result['num_scored']:,} training queries (BM25's first {result['num_docs']}, {result['num_docs'] // 2} of the whole "
         "collection), by Margin-MSE and by taking its favourite for relevant; no label is read. p: randomisation test on nDCG@10 "
         "against labels in as many steps, Holm-corrected.\n\n"
         f"Re-ranking BM25's first 100:\n\n{compared(result['reranked'])}\n\n"
