@@ -26,14 +26,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from study import COSINE_SCALE, MINILM, SETTINGS, SHARED, Study, Teacher
+from study import COLBERT, COSINE_SCALE, MINILM, SETTINGS, SHARED, Study
 from tables import table, write_result
 
 from rankdistill.evaluation.measures import evaluate
 from rankdistill.evaluation.report import render_table
 from rankdistill.models.dot import DotModel
 from rankdistill.models.loading import Model, load_model
-from rankdistill.options.students import ColbertOptions, PrettOptions, SpladeOptions, TKOptions
+from rankdistill.options.students import PrettOptions, SpladeOptions, TKOptions
 from rankdistill.records import Run
 from rankdistill.retrieval.bm25 import bm25_search
 from rankdistill.retrieval.precompute import load_precomputed, precompute
@@ -69,7 +69,7 @@ TEACHERS: dict[str, dict[str, Any]] = {
 
 STUDENTS: dict[str, dict[str, Any]] = {
     "dot": {},
-    "colbert": {"student": "colbert", "colbert": ColbertOptions(dim=64, normalize=False, expansion="after-sep")},
+    "colbert": COLBERT,
     "splade": {"student": "splade", "splade": SpladeOptions(new_head=True)},
     "prett": {"student": "prett", "prett": PrettOptions(join_layer=1)},
     "prett of 6 layers": {"student": "prett", "prett": PrettOptions(join_layer=3), "num_layers": None},
@@ -86,6 +86,7 @@ LOSSES: dict[str, dict[str, Any]] = {
     "Margin-MSE": {"loss": ("margin-mse",)},
     "KL": {"loss": ("kl",)},
 }
+Rows = dict[str, tuple[Path | None, dict[str, Any]]]  # a student's scores and options, by its row's name
 TIMED_QUERIES = 10
 SCALES = (0.1, 0.3, 1.0, 3.0)
 NEGATIVES = (1, 3, 7)
@@ -163,34 +164,17 @@ def students(study: Study, seeds: list[int], only: list[str] | None) -> None:
     """Each student alone, with T1 and with T2; all re-rank BM25's first 100, and search where they can."""
     started = time.perf_counter()
     ensemble, ensemble_scale = study.ensemble
-    reranked: dict[str, list[Run]] = {"BM25": [study.bm25]}
-    reranked["T1"] = study.reranked_by(study.first_teacher)
-    reranked["T2"] = [study.reranked_by_ensemble()]
-    searched: dict[str, list[Run]] = {}
-    seconds: dict[str, float] = {}
+    rows: Rows = {}
     for architecture, kind in chosen(STUDENTS, only).items():
         for teacher in ("alone", "T1", "T2"):
-            row = f"{architecture}, {teacher}"
             options = student_options(kind, teacher, study.num_docs)
             if teacher == "T2":
                 options["teacher_scale"] = ensemble_scale
-            scores = ensemble if teacher == "T2" else None
-            reranked[row], seconds[row] = train(study, row, seeds, scores, options, study.rerank, "-100")
-            if architecture in IN_BATCH:
-                searched[row], _ = train(study, f"{row}, searching", seeds, scores, options, study.retrieve)
-    baselines = {row: f"{row.split(',')[0]}, alone" for row in seconds}
-    rows = table(study.qrels, reranked, baselines)
-    write_result(
-        f"students-{study.name}",
-        study,
-        started,
-        seeds=seeds,
-        ensemble_scale=ensemble_scale,
-        reranked=rows,
-        searched=table(study.qrels, searched, {row: baselines[row] for row in searched}),
-        train_seconds=seconds,
-    )
-    show(rows)
+            rows[f"{architecture}, {teacher}"] = (ensemble if teacher == "T2" else None, options)
+    teachers = {"T1": study.reranked_by(study.first_teacher), "T2": [study.reranked_by_ensemble()]}
+    found = both_ways(study, seeds, rows, teachers, "alone")
+    write_result(f"students-{study.name}", study, started, seeds=seeds, ensemble_scale=ensemble_scale, **found)
+    show(found["reranked"])
 
 
 def unlabelled(study: Study, seeds: list[int], only: list[str] | None) -> None:
@@ -200,38 +184,49 @@ def unlabelled(study: Study, seeds: list[int], only: list[str] | None) -> None:
             "expected --held-out and lists (--num-docs 4, say): the teacher is the one of the first half of them"
         )
     started = time.perf_counter()
-    labelled, scored = study.labelled(study.half(0)), study.unlabelled()
-    num_labelled, num_scored = (len(path.read_text(encoding="utf-8").splitlines()) for path in (labelled, scored))
-    runs: dict[str, list[Run]] = {"BM25": [study.bm25]}
-    runs["teacher"] = study.reranked_by(Teacher(scored, (study.trained("teacher-half-0", study.half(0)),)))
-    searched: dict[str, list[Run]] = {}
-    baselines: dict[str, str] = {}
-    for architecture, kind in chosen(STUDENTS, only).items():
-        labels, taught = (student_options(kind, teacher, study.num_docs) for teacher in ("alone", "T1"))
-        num_epochs = kind.get("num_epochs", study.setting.num_epochs)
-        ways: dict[str, tuple[Path, dict[str, Any]]] = {
-            "labels": (labelled, labels),
-            "labels, as many steps": (labelled, labels | {"num_epochs": num_epochs * num_scored / num_labelled}),
-            "teacher": (scored, taught),
-        }
-        for way, (scores, options) in ways.items():
-            row = f"{architecture}, {way}"
-            runs[row], _ = train(study, row, seeds, scores, options, study.rerank, "-100")
-            baselines[row] = f"{architecture}, labels, as many steps"
-            if architecture in IN_BATCH:
-                searched[row], _ = train(study, f"{row}, searching", seeds, scores, options, study.retrieve)
-    rows = table(study.qrels, runs, baselines)
-    write_result(
-        f"unlabelled-{study.name}",
-        study,
-        started,
-        seeds=seeds,
-        num_labelled=num_labelled,
-        num_scored=num_scored,
-        reranked=rows,
-        searched=table(study.qrels, searched, {row: baselines[row] for row in searched}),
+    labelled, teacher = study.labelled(study.half(0)), study.unlabelled()
+    num_labelled, num_scored = (
+        len(path.read_text(encoding="utf-8").splitlines()) for path in (labelled, teacher.scores)
     )
-    show(rows)
+    rows: Rows = {}
+    for architecture, kind in chosen(STUDENTS, only).items():
+        labels, taught = (student_options(kind, way, study.num_docs) for way in ("alone", "T1"))
+        num_epochs = kind.get("num_epochs", study.setting.num_epochs) * num_scored / num_labelled
+        rows[f"{architecture}, labels"] = (labelled, labels)
+        rows[f"{architecture}, labels, as many steps"] = (labelled, labels | {"num_epochs": num_epochs})
+        rows[f"{architecture}, teacher"] = (teacher.scores, taught)
+    found = both_ways(study, seeds, rows, {"teacher": study.reranked_by(teacher)}, "labels, as many steps")
+    counts = {"num_labelled": num_labelled, "num_scored": num_scored}
+    write_result(f"unlabelled-{study.name}", study, started, seeds=seeds, **counts, **found)
+    show(found["reranked"])
+
+
+def both_ways(
+    study: Study, seeds: list[int], rows: Rows, teachers: Mapping[str, list[Run]], baseline: str
+) -> dict[str, Any]:
+    """Students that re-rank BM25's first 100, below BM25 and teachers that do, and that search where they can.
+
+    Args:
+        rows: each student's scores and options, as for `train`, by "architecture, way".
+        teachers: their runs.
+        baseline: the way that an architecture's others are compared with.
+
+    Returns:
+        Parts of the result: tables `reranked` and `searched`, and `train_seconds`.
+    """
+    reranked: dict[str, list[Run]] = {"BM25": [study.bm25], **teachers}
+    searched: dict[str, list[Run]] = {}
+    seconds: dict[str, float] = {}
+    for row, (scores, options) in rows.items():
+        reranked[row], seconds[row] = train(study, row, seeds, scores, options, study.rerank, "-100")
+        if options.get("student", "dot") in IN_BATCH:
+            searched[row], _ = train(study, f"{row}, searching", seeds, scores, options, study.retrieve)
+    baselines = {row: f"{row.split(',')[0]}, {baseline}" for row in rows}
+    return {
+        "reranked": table(study.qrels, reranked, baselines),
+        "searched": table(study.qrels, searched, {row: baselines[row] for row in searched}),
+        "train_seconds": seconds,
+    }
 
 
 def losses(study: Study, seeds: list[int], only: list[str] | None) -> None:

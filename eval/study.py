@@ -10,7 +10,7 @@ import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -42,13 +42,9 @@ from rankdistill.training.validation import dev_qrels
 
 MINILM = str(get_model_path())
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "retrieval"
-LATE_INTERACTION: dict[str, Any] = {  # a ColBERT of all six layers
+COLBERT: dict[str, Any] = {
     "student": "colbert",
     "colbert": ColbertOptions(dim=64, normalize=False, expansion="after-sep"),
-    "loss": ("infonce",),
-    "num_epochs": 2,
-    "learning_rate": 3e-4,
-    "dropout": 0.0,
 }
 COSINE_SCALE = 20.0  # cosines of MiniLM to the spread of a dot student's scores; sentence-transformers' own factor
 
@@ -292,28 +288,31 @@ class Study:
 
     def scored(self, teacher: str, name: str, rows: Path | None = None) -> Path:
         """A teacher's scores of the rows, or of some of them."""
-        path, is_triples = self.score_path(name), self.num_docs == 2
+        path = self.score_path(name)
         if not path.is_file():
             rows = rows or self.rows
-            options = ScoreOptions(
-                teacher=teacher,
-                collection=self.path,
-                triples=rows if is_triples else None,
-                candidates=None if is_triples else rows,
-                split=None if is_triples else "train",
-                depth=self.num_docs,
-                output=path,
-                dtype="fast",
-                backend="torch" if teacher == "bm25" else self.backend,
-            )
-            score_file(options)
+            if self.num_docs == 2:
+                self.score(teacher, path, triples=rows)
+            else:
+                self.score(teacher, path, candidates=rows, split="train", depth=self.num_docs)
         return path
+
+    def score(self, teacher: str, path: Path, **rows: Any) -> None:
+        """Writes a teacher's scores of rows, which are given as to `rankdistill score`."""
+        backend: Backend = "torch" if teacher == "bm25" else self.backend
+        options = ScoreOptions(
+            teacher=teacher, collection=self.path, output=path, dtype="fast", backend=backend, **rows
+        )
+        score_file(options)
+
+    def teacher_of(self, model: str, scores: str) -> Teacher:
+        """A model that scored all rows."""
+        return Teacher(self.scored(model, scores), (model,))
 
     def trained_teacher(self, name: str, scores: str, **options: Any) -> Teacher:
         """A model trained on the rows; with `held_out`, two, each trained on the half that the other scores."""
         if not self.held_out:
-            model = self.trained(name, **options)
-            return Teacher(self.scored(model, scores), (model,))
+            return self.teacher_of(self.trained(name, **options), scores)
         models = [self.trained(f"{name}-half-{number}", self.half(number), **options) for number in (0, 1)]
         parts = [self.scored(models[1 - number], f"{scores}-half-{number}", self.half(number)) for number in (0, 1)]
         path = self.score_path(f"{scores}-held-out")
@@ -326,7 +325,7 @@ class Study:
         """T1: a cross-encoder, or MiniLM as it is published."""
         if self.trains_teachers:
             return self.trained_teacher("teacher", "scores")
-        return Teacher(self.scored(MINILM, "scores"), (MINILM,))
+        return self.teacher_of(MINILM, "scores")
 
     @property
     def scores(self) -> Path:
@@ -341,14 +340,15 @@ class Study:
         one is MiniLM as published: it hasn't learnt the rows' labels by heart.
         As published: MiniLM and BM25; with `held_out`, also a cross-encoder and a ColBERT of six layers.
         """
-        found = [self.first_teacher, Teacher(self.scored("bm25", "scores-bm25"), ("bm25",))]
+        found = [self.first_teacher, self.teacher_of("bm25", "scores-bm25")]
         if self.setting.teachers == "trained":
             found.append(self.trained_teacher("teacher-small", "scores-small", num_layers=3, seed=43))
             dense = self.dense_teacher[0] if self.num_docs == 2 else MINILM
-            found.append(Teacher(self.scored(dense, "scores-dense"), (dense,)))
+            found.append(self.teacher_of(dense, "scores-dense"))
         elif self.held_out:
-            found.append(Teacher(self.scored(MINILM, "scores"), (MINILM,)))
-            found.append(self.trained_teacher("late-interaction", "scores-late-interaction", **LATE_INTERACTION))
+            found.append(self.teacher_of(MINILM, "scores"))
+            learnt = COLBERT | {"loss": ("infonce",), "num_epochs": 2}
+            found.append(self.trained_teacher("late-interaction", "scores-late-interaction", **learnt))
         return found
 
     @cached_property
@@ -361,38 +361,31 @@ class Study:
 
     def reranked_by(self, teacher: Teacher) -> list[Run]:
         """BM25's first 100, scored anew by each of a teacher's models."""
-        if teacher.models == ("bm25",):
-            return [self.bm25]
-        return [self.kept(f"{_name(model)}-100", partial(self._rerank_by, model)) for model in teacher.models]
+        return [self._reranked(model) for model in teacher.models]
 
-    def _rerank_by(self, model: str) -> Run:
-        return self.rerank(self.load(model))
+    def _reranked(self, model: str) -> Run:
+        if model == "bm25":
+            return self.bm25
+        name = Path(model).parent.name  # what it was trained as, or its package's
+        return self.kept(f"{name}-100", lambda: self.rerank(self.load(model)))
 
     def reranked_by_ensemble(self) -> Run:
         """BM25's first 100 by their mean z-scores: how good T2 is itself."""
         return mean_of_runs([mean_of_runs(self.reranked_by(teacher)) for teacher in self.teachers])
 
-    def unlabelled(self) -> Path:
+    def unlabelled(self) -> Teacher:
         """What the teacher of the first half of the rows says of each training query's candidates: no label is read.
 
         They are BM25's first `num_docs` and half as many of the whole collection; the one that the teacher likes best comes first.
         """
-        path = self.score_path("scores-unlabelled")
+        path, model = self.score_path("scores-unlabelled"), self.trained("teacher-half-0", self.half(0))
         if not path.is_file():
             query_ids = list(self.collection.qrels("train"))
-            self.kept("bm25-all-train", lambda: bm25_search(self.collection, query_ids, self.num_docs))
-            options = ScoreOptions(
-                teacher=self.trained("teacher-half-0", self.half(0)),
-                collection=self.path,
-                candidates=self.out / "runs" / "bm25-all-train.run.gz",
-                depth=self.num_docs,
-                num_random=self.num_docs // 2,
-                output=path,
-                dtype="fast",
-                backend=self.backend,
-            )
-            score_file(options)
-        return path
+            name = f"bm25-all-train-{self.num_docs}"
+            self.kept(name, lambda: bm25_search(self.collection, query_ids, self.num_docs))
+            candidates = self.out / "runs" / f"{name}.run.gz"
+            self.score(model, path, candidates=candidates, depth=self.num_docs, num_random=self.num_docs // 2)
+        return Teacher(path, (model,))
 
     def lists(self, num_docs: int) -> Path:
         """T1's scores of each listed query's relevant doc and of BM25's first others, `num_docs` in all."""
@@ -400,17 +393,7 @@ class Study:
         if not path.is_file():
             candidates = self.out / "runs" / "bm25-train.run.gz"
             self.kept("bm25-train", lambda: bm25_search(self.collection, self.listed, num_docs))
-            options = ScoreOptions(
-                teacher=self.teacher,
-                collection=self.path,
-                candidates=candidates,
-                split="train",
-                depth=num_docs,
-                output=path,
-                dtype="fast",
-                backend=self.backend,
-            )
-            score_file(options)
+            self.score(self.teacher, path, candidates=candidates, split="train", depth=num_docs)
         return path
 
     def first_of_lists(self, num_docs: int, of: int) -> Path:
@@ -484,11 +467,6 @@ def mean_of_runs(runs: Sequence[Run]) -> Run:
             for doc_id in docs:
                 docs[doc_id] += float((run[query_id][doc_id] - mean) / (deviation * len(runs)))
     return found
-
-
-def _name(model: str) -> str:
-    """Of a model's folder: what it was trained as, or its package's."""
-    return Path(model).parent.name
 
 
 def _margin_spread(path: Path) -> float:

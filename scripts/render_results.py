@@ -72,10 +72,8 @@ def students(result: dict[str, Any]) -> str:
         f"docs of a batch (dot, colbert, splade), {own} for the others. T1: Margin-MSE with "
         f"{teacher} ({with_labels}). T2: the same with the mean z-scores of {several}. "
         "p: randomisation test on nDCG@10 against the same student alone, Holm-corrected.\n\n"
-        f"Re-ranking BM25's first 100:\n\n{compared(result['reranked'])}\n\n"
+        f"{both_ways(result)}"
     )
-    if result["searched"]:
-        found += f"Searching the whole collection:\n\n{compared(result['searched'])}\n\n"
     path = RESULTS / f"latency-{result['name']}.json"
     if path.is_file():
         latency = json.loads(path.read_text(encoding="utf-8"))
@@ -92,18 +90,23 @@ def students(result: dict[str, Any]) -> str:
 def unlabelled(result: dict[str, Any]) -> str:
     """Labels of some queries, and a teacher's scores of all."""
     own = result | {"held_out": False}  # there is one teacher, which scores queries that it has learnt from, too
-    found = (
+    return (
         f"## A teacher for queries without labels: {named(own)}\n\n{made(own)} Here {result['num_labelled']:,} training "
         "queries have labels; a cross-encoder of six layers learns from these. Labels: a student learns from them, too, for its "
         "epochs or in as many steps as with a teacher. Teacher: a student learns from what the cross-encoder says of candidates of "
         f"all {result['num_scored']:,} training queries (BM25's first {result['num_docs']}, {result['num_docs'] // 2} of the whole "
         "collection), by Margin-MSE and by taking its favourite for relevant; no label is read. p: randomisation test on nDCG@10 "
         "against labels in as many steps, Holm-corrected.\n\n"
-        f"Re-ranking BM25's first 100:\n\n{compared(result['reranked'])}\n\n"
+        f"{both_ways(result)}{by(result)}"
     )
+
+
+def both_ways(result: dict[str, Any]) -> str:
+    """Tables of students that re-rank, and search where they can."""
+    found = f"Re-ranking BM25's first 100:\n\n{compared(result['reranked'])}\n\n"
     if result["searched"]:
         found += f"Searching the whole collection:\n\n{compared(result['searched'])}\n\n"
-    return found + by(result)
+    return found
 
 
 def losses(result: dict[str, Any]) -> str:
