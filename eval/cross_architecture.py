@@ -115,6 +115,7 @@ def main() -> None:
         default=2,
         help="of a training row: 2 for triples; more for lists, half of whose other docs are any of the collection's",
     )
+    parser.add_argument("--num-epochs", type=float, help="of students but TK, which has six (default: the collection's)")
     arguments = parser.parse_args()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     study = Study(
@@ -127,6 +128,7 @@ def main() -> None:
         arguments.held_out,
         arguments.suffix,
         arguments.num_docs,
+        arguments.num_epochs,
     )
     TABLES[arguments.table](study, arguments.seeds, arguments.only)
 
@@ -191,7 +193,7 @@ def unlabelled(study: Study, seeds: list[int], only: list[str] | None) -> None:
     rows: Rows = {}
     for architecture, kind in chosen(STUDENTS, only).items():
         labels, taught = (student_options(kind, way, study.num_docs) for way in ("alone", "T1"))
-        num_epochs = kind.get("num_epochs", study.setting.num_epochs) * num_scored / num_labelled
+        num_epochs = kind.get("num_epochs", study.num_epochs or study.setting.num_epochs) * num_scored / num_labelled
         rows[f"{architecture}, labels"] = (labelled, labels)
         rows[f"{architecture}, labels, as many steps"] = (labelled, labels | {"num_epochs": num_epochs})
         rows[f"{architecture}, teacher"] = (teacher.scores, taught)

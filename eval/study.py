@@ -109,6 +109,7 @@ class Study:
         suffix: of its results' names.
         num_docs: of a training row. 2 are triples; more are lists of a relevant doc and others, half of them drawn from BM25's
             first 30 and half from the whole collection.
+        num_epochs: of students that have no number of their own; the setting's without it.
     """
 
     name: str
@@ -120,6 +121,7 @@ class Study:
     held_out: bool = False
     suffix: str = ""
     num_docs: int = 2
+    num_epochs: float | None = None
 
     @property
     def setting(self) -> Setting:
@@ -448,6 +450,7 @@ class Study:
             "seed": seed,
             "dropout": 0.0,
             **({"teacher_scale": self.teacher_scale} if self.teacher_scale != 1.0 else {}),
+            **({"num_epochs": self.num_epochs} if self.num_epochs else {}),
             **options,
         }
         plain = scores is None and not self.held_out and self.num_docs == 2

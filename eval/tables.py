@@ -69,8 +69,9 @@ def _mean(evaluations: Sequence[Evaluation]) -> Evaluation:
 
 
 def write_result(name: str, study: Study, started: float, **parts: Any) -> None:
-    """Writes eval/results/<name>.json, with what is needed to repeat it; apart where teachers are `held_out`."""
-    name += study.mark + ("-held-out" if study.held_out else "") + (f"-{study.suffix}" if study.suffix else "")
+    """Writes eval/results/<name>.json, with what is needed to repeat it; named by what isn't as the collection's setting says."""
+    name += study.mark + ("-held-out" if study.held_out else "")
+    name += (f"-{study.num_epochs:g}-epochs" if study.num_epochs else "") + (f"-{study.suffix}" if study.suffix else "")
     result = {
         "collection": study.name,
         "setting": vars(study.setting),
@@ -79,6 +80,7 @@ def write_result(name: str, study: Study, started: float, **parts: Any) -> None:
         "dropout": 0.0,
         "held_out": study.held_out,
         "num_docs": study.num_docs,
+        "num_epochs": study.num_epochs or study.setting.num_epochs,
         "num_test_queries": len(study.qrels),
         **parts,
         **facts(started),

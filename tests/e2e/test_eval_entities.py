@@ -167,6 +167,6 @@ def test_all_rows_are_measured(tmp_path: Path, tiny_tokenizer_dir: Path, tiny_se
     assert result["pages"]["kilt"]["measure"] == "R-precision"
     words = result["pages"]["trec"]["rows"][-1]
     assert words["R@10"] == 1.0
-    rendered = script("scripts/render_results").entities(result)
+    rendered = script("scripts/render_experiments").entities(result)
     assert "2 mentions in the knowledge base, 1 not" in rendered
     assert "Pages by their titles, trec: 1 questions" in rendered
