@@ -122,3 +122,28 @@ def test_an_ensembles_run_is_the_mean_of_z_scores(study: ModuleType) -> None:
     expected = [(once[q][d] + other[q][d]) / 2 for q, d in (("q", "a"), ("q", "b"), ("p", "a"))]
     assert values == pytest.approx(expected)
     assert sum(values) == pytest.approx(0.0)
+
+
+def test_students_of_other_epochs_or_precision_are_kept_apart(
+    study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[dict[str, object]] = []
+
+    def train(self: object, folder: Path, scores: Path, options: dict[str, object]) -> tuple[str, float]:
+        told.append(options)
+        return str(folder), 0.0
+
+    monkeypatch.setattr(study.Study, "train", train)
+    scores = tmp_path / "scores.tsv"
+    usual = study.Study("conala", tmp_path, tmp_path)
+    longer = study.Study("conala", tmp_path, tmp_path, num_epochs=4)
+    coarser = study.Study("conala", tmp_path, tmp_path, num_epochs=4, dtype="bfloat16")
+    names = {each.student(scores=scores)[0] for each in (usual, longer, coarser)}
+    assert len(names) == 3
+    assert [(options.get("num_epochs"), options.get("dtype")) for options in told] == [
+        (None, None),
+        (4, None),
+        (4, "bfloat16"),
+    ]
+    longer.student(scores=scores, num_epochs=6)
+    assert told[-1]["num_epochs"] == 6
