@@ -115,10 +115,7 @@ def main() -> None:
         default=2,
         help="of a training row: 2 for triples; more for lists, half of whose other docs are any of the collection's",
     )
-    parser.add_argument(
-        "--num-epochs", type=float, help="of students but TK, which has six (default: the collection's)"
-    )
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of training students")
+    parser.add_argument("--num-epochs", type=float, help="of students but TK, which has six (default: the collection's)")
     arguments = parser.parse_args()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     study = Study(
@@ -132,7 +129,6 @@ def main() -> None:
         arguments.suffix,
         arguments.num_docs,
         arguments.num_epochs,
-        arguments.dtype,
     )
     TABLES[arguments.table](study, arguments.seeds, arguments.only)
 

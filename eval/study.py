@@ -110,7 +110,6 @@ class Study:
         num_docs: of a training row. 2 are triples; more are lists of a relevant doc and others, half of them drawn from BM25's
             first 30 and half from the whole collection.
         num_epochs: of students that have no number of their own; the setting's without it.
-        dtype: of the students' training.
     """
 
     name: str
@@ -123,7 +122,6 @@ class Study:
     suffix: str = ""
     num_docs: int = 2
     num_epochs: float | None = None
-    dtype: Literal["float32", "bfloat16"] = "float32"
 
     @property
     def setting(self) -> Setting:
@@ -453,7 +451,6 @@ class Study:
             "dropout": 0.0,
             **({"teacher_scale": self.teacher_scale} if self.teacher_scale != 1.0 else {}),
             **({"num_epochs": self.num_epochs} if self.num_epochs else {}),
-            **({"dtype": self.dtype} if self.dtype != "float32" else {}),
             **options,
         }
         plain = scores is None and not self.held_out and self.num_docs == 2

@@ -78,7 +78,6 @@ def write_result(name: str, study: Study, started: float, **parts: Any) -> None:
         "num_layers": study.num_layers,
         "learning_rate": study.learning_rate,
         "dropout": 0.0,
-        "dtype": study.dtype,
         "held_out": study.held_out,
         "num_docs": study.num_docs,
         "num_epochs": study.num_epochs or study.setting.num_epochs,

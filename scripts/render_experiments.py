@@ -219,10 +219,9 @@ def made(result: dict[str, Any]) -> str:
         queries = f"each of at most {setting['num_triples'] // 2:,} training queries"
         rows = f"a list of {num_docs} docs for {queries} (a relevant one, others of BM25's first 30, and any)"
     num_epochs = result.get("num_epochs", setting["num_epochs"])
-    in_bfloat16 = ", in bfloat16" if result.get("dtype") == "bfloat16" else ""
     return (
         f"Students: the first {result['num_layers']} layers of MiniLM, {rows}, "
-        f"{num_epochs:g} epoch(s){in_bfloat16}, learning rate {result['learning_rate']:g}, dropout {result['dropout']:g}, "
+        f"{num_epochs:g} epoch(s), learning rate {result['learning_rate']:g}, dropout {result['dropout']:g}, "
         f"{setting['query_length']}/{setting['doc_length']} tokens; {result['num_test_queries']} test queries.{seeds}{held_out}"
     )
 
