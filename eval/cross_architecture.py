@@ -115,7 +115,9 @@ def main() -> None:
         default=2,
         help="of a training row: 2 for triples; more for lists, half of whose other docs are any of the collection's",
     )
-    parser.add_argument("--num-epochs", type=float, help="of students but TK, which has six (default: the collection's)")
+    parser.add_argument(
+        "--num-epochs", type=float, help="of students but TK, which has six (default: the collection's)"
+    )
     arguments = parser.parse_args()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     study = Study(

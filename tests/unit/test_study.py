@@ -124,7 +124,7 @@ def test_an_ensembles_run_is_the_mean_of_z_scores(study: ModuleType) -> None:
     assert sum(values) == pytest.approx(0.0)
 
 
-def test_students_of_other_epochs_or_precision_are_kept_apart(
+def test_students_of_other_epochs_are_kept_apart(
     study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[dict[str, object]] = []
@@ -137,13 +137,8 @@ def test_students_of_other_epochs_or_precision_are_kept_apart(
     scores = tmp_path / "scores.tsv"
     usual = study.Study("conala", tmp_path, tmp_path)
     longer = study.Study("conala", tmp_path, tmp_path, num_epochs=4)
-    coarser = study.Study("conala", tmp_path, tmp_path, num_epochs=4, dtype="bfloat16")
-    names = {each.student(scores=scores)[0] for each in (usual, longer, coarser)}
-    assert len(names) == 3
-    assert [(options.get("num_epochs"), options.get("dtype")) for options in told] == [
-        (None, None),
-        (4, None),
-        (4, "bfloat16"),
-    ]
+    names = {each.student(scores=scores)[0] for each in (usual, longer)}
+    assert len(names) == 2
+    assert [options.get("num_epochs") for options in told] == [None, 4]
     longer.student(scores=scores, num_epochs=6)
     assert told[-1]["num_epochs"] == 6
