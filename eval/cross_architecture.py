@@ -175,7 +175,7 @@ def students(study: Study, seeds: list[int], only: list[str] | None) -> None:
             if teacher == "T2":
                 options["teacher_scale"] = ensemble_scale
             rows[f"{architecture}, {teacher}"] = (ensemble if teacher == "T2" else None, options)
-    teachers = {"T1": study.reranked_by(study.first_teacher), "T2": [study.reranked_by_ensemble()]}
+    teachers = {"T1": study.reranked_by(study.first_teacher), "T2": [study.reranked_by_ensemble(study.teachers)]}
     found = both_ways(study, seeds, rows, teachers, "alone")
     write_result(f"students-{study.name}", study, started, seeds=seeds, ensemble_scale=ensemble_scale, **found)
     show(found["reranked"])
@@ -188,7 +188,8 @@ def unlabelled(study: Study, seeds: list[int], only: list[str] | None) -> None:
             "expected --held-out and lists (--num-docs 4, say): the teacher is the one of the first half of them"
         )
     started = time.perf_counter()
-    labelled, teacher = study.labelled(study.half(0)), study.unlabelled()
+    labelled, teacher = study.labelled(study.half(0)), study.unlabelled[0]
+    ensemble, ensemble_scale = study.unlabelled_ensemble
     num_labelled, num_scored = (
         len(path.read_text(encoding="utf-8").splitlines()) for path in (labelled, teacher.scores)
     )
@@ -199,8 +200,13 @@ def unlabelled(study: Study, seeds: list[int], only: list[str] | None) -> None:
         rows[f"{architecture}, labels"] = (labelled, labels)
         rows[f"{architecture}, labels, as many steps"] = (labelled, labels | {"num_epochs": num_epochs})
         rows[f"{architecture}, teacher"] = (teacher.scores, taught)
-    found = both_ways(study, seeds, rows, {"teacher": study.reranked_by(teacher)}, "labels, as many steps")
-    counts = {"num_labelled": num_labelled, "num_scored": num_scored}
+        rows[f"{architecture}, ensemble"] = (ensemble, taught | {"teacher_scale": ensemble_scale})
+    teachers = {
+        "teacher": study.reranked_by(teacher),
+        "ensemble": [study.reranked_by_ensemble(study.unlabelled)],
+    }
+    found = both_ways(study, seeds, rows, teachers, "labels, as many steps")
+    counts = {"num_labelled": num_labelled, "num_scored": num_scored, "ensemble_scale": ensemble_scale}
     write_result(f"unlabelled-{study.name}", study, started, seeds=seeds, **counts, **found)
     show(found["reranked"])
 

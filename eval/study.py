@@ -356,10 +356,14 @@ class Study:
     @cached_property
     def ensemble(self) -> tuple[Path, float]:
         """T2: the mean z-scores of unlike teachers; and the scale that gives its margins the spread of T1's."""
-        path = self.score_path("scores-ensemble" + ("-held-out" if self.held_out else ""))
+        return self._merged("scores-ensemble" + ("-held-out" if self.held_out else ""), self.teachers)
+
+    def _merged(self, name: str, teachers: Sequence[Teacher], best_first: bool = False) -> tuple[Path, float]:
+        path = self.score_path(name)
         if not path.is_file():
-            merge_scores([str(teacher.scores) for teacher in self.teachers], path, normalize="zscore")
-        return path, round(_margin_spread(self.scores) * self.teacher_scale / _margin_spread(path), 3)
+            files = [str(teacher.scores) for teacher in teachers]
+            merge_scores(files, path, normalize="zscore", best_first=best_first)
+        return path, round(_margin_spread(teachers[0].scores) * self.teacher_scale / _margin_spread(path), 3)
 
     def reranked_by(self, teacher: Teacher) -> list[Run]:
         """BM25's first 100, scored anew by each of a teacher's models."""
@@ -371,16 +375,28 @@ class Study:
         name = Path(model).parent.name  # what it was trained as, or its package's
         return self.kept(f"{name}-100", lambda: self.rerank(self.load(model)))
 
-    def reranked_by_ensemble(self) -> Run:
-        """BM25's first 100 by their mean z-scores: how good T2 is itself."""
-        return mean_of_runs([mean_of_runs(self.reranked_by(teacher)) for teacher in self.teachers])
+    def reranked_by_ensemble(self, teachers: Sequence[Teacher]) -> Run:
+        """BM25's first 100 by the teachers' mean z-scores: how good an ensemble is itself."""
+        return mean_of_runs([mean_of_runs(self.reranked_by(teacher)) for teacher in teachers])
 
-    def unlabelled(self) -> Teacher:
-        """What the teacher of the first half of the rows says of each training query's candidates: no label is read.
+    @cached_property
+    def unlabelled(self) -> list[Teacher]:
+        """What teachers say of each training query's candidates: no label is read.
 
-        They are BM25's first `num_docs` and half as many of the whole collection; the one that the teacher likes best comes first.
+        They are a cross-encoder of the first half of the rows, MiniLM as published, and BM25. The candidates are BM25's first
+        `num_docs` and half as many of the whole collection; the one that a teacher likes best comes first.
         """
-        path, model = self.score_path("scores-unlabelled"), self.trained("teacher-half-0", self.half(0))
+        model = self.trained("teacher-half-0", self.half(0))
+        names = {model: "scores-unlabelled", MINILM: "scores-unlabelled-dense", "bm25": "scores-unlabelled-bm25"}
+        return [self._unlabelled(model, name) for model, name in names.items()]
+
+    @cached_property
+    def unlabelled_ensemble(self) -> tuple[Path, float]:
+        """The mean z-scores of these, each list by them; and their scale."""
+        return self._merged("scores-unlabelled-ensemble", self.unlabelled, best_first=True)
+
+    def _unlabelled(self, model: str, scores: str) -> Teacher:
+        path = self.score_path(scores)
         if not path.is_file():
             query_ids = list(self.collection.qrels("train"))
             name = f"bm25-all-train-{self.num_docs}"

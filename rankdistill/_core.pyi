@@ -345,6 +345,7 @@ class ScoreMerge:
         normalize: str,
         per_query: bool,
         on_missing_pair: str,
+        best_first: bool,
         format: str,
         skip: bool,
     ) -> ScoreMerge: ...

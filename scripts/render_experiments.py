@@ -58,13 +58,18 @@ def students(result: dict[str, Any]) -> str:
 def unlabelled(result: dict[str, Any]) -> str:
     """Labels of some queries, and a teacher's scores of all."""
     own = result | {"held_out": False}  # there is one teacher, which scores queries that it has learnt from, too
+    ensemble = (
+        "Ensemble: the same with the mean z-scores of the cross-encoder, MiniLM and BM25. "
+        if "ensemble_scale" in result
+        else ""
+    )
     return (
         f"## A teacher for queries without labels: {named(own)}\n\n{made(own)} Here {result['num_labelled']:,} training "
         "queries have labels; a cross-encoder of six layers learns from these. Labels: a student learns from them, too, for its "
         "epochs or in as many steps as with a teacher. Teacher: a student learns from what the cross-encoder says of candidates of "
         f"all {result['num_scored']:,} training queries (BM25's first {result['num_docs']}, {result['num_docs'] // 2} of the whole "
-        "collection), by Margin-MSE and by taking its favourite for relevant; no label is read. p: randomisation test on nDCG@10 "
-        "against labels in as many steps, Holm-corrected.\n\n"
+        "collection), by Margin-MSE and by taking its favourite for relevant; no label is read. {ensemble}"
+        "p: randomisation test on nDCG@10 against labels in as many steps, Holm-corrected.\n\n"
         f"{both_ways(result)}{by(result)}"
     )
 

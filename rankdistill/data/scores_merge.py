@@ -87,6 +87,7 @@ def merge_scores(
     normalize: Normalize = "none",
     per_query: bool = False,
     on_missing_pair: OnMissingPair = "error",
+    best_first: bool = False,
     format: ScoreFormat = "auto",
     on_bad_row: OnBadRow = "error",
     progress: bool = True,
@@ -106,6 +107,8 @@ def merge_scores(
             that a doc beats, ties counting half.
         per_query: "zscore" and "minmax" over each query's docs instead; equal scores become 0 and 0.5.
         on_missing_pair: "error"; "drop" the rows that have such a pair; "average" over the files that have it.
+        best_first: each row's docs by their merged scores, greatest first (the first file's order among equal ones): for rows
+            of candidates without labels, whose first doc stands for a relevant one.
         format: as for `read_scores`, of all files.
         on_bad_row: as for `read_scores`.
         progress: show bars.
@@ -113,8 +116,8 @@ def merge_scores(
     Raises:
         BadDataError: for a bad row, a missing pair, files that can't be merged or share no pair, or a file of equal
             scores that is to be normalised.
-        ValueError: for weights that aren't positive or not one a file, margins that are to be normalised, or an unknown
-            word.
+        ValueError: for weights that aren't positive or not one a file, margins that are to be normalised or ordered, or an
+            unknown word.
 
     Source:
         The plain mean of pair scores is the ensemble "T2" of Hofstätter et al. 2020, arXiv:2010.02666.
@@ -129,6 +132,7 @@ def merge_scores(
         normalize=normalize,
         per_query=per_query,
         on_missing_pair=on_missing_pair,
+        best_first=best_first,
         format=format,
         skip=skips(on_bad_row),
     )
@@ -162,6 +166,7 @@ def run_merge(options: ScoresMergeOptions) -> str:
         normalize=options.normalize,
         per_query=options.per_query,
         on_missing_pair=options.on_missing_pair,
+        best_first=options.best_first,
         format=options.format,
         on_bad_row=options.on_bad_row,
     ).render()

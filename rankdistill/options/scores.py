@@ -85,6 +85,10 @@ class ScoresMergeOptions(_Teachers):
     on_missing_pair: Literal["error", "drop", "average"] = "error"
     """A pair of the first file that another lacks: an error; drop its rows; or average over the files that have it."""
 
+    best_first: bool = False
+    """Put each row's docs in the order of their merged scores, best first, as `score --candidates` does without labels:
+    losses that want a relevant doc take the first for it. Without, the first file's order, as befits rows with labels."""
+
     format: _Format = "auto"
     """Format of the files: ids, text, margin or nway, as `scores inspect --help` explains; auto looks at each. Files of
     margins can be merged with each other only: a margin doesn't tell the scores of its pairs."""

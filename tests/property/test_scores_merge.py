@@ -106,6 +106,19 @@ def test_normalised_over_whole_files_as_the_twin(teachers: list[list[Row]], how:
     assert same(found, slow.merge(teachers, [1.0] * len(teachers), how, on_missing="average"), 10)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(rows_of(4), min_size=1, max_size=3))
+def test_best_first_sorts_each_row_and_nothing_else(teachers: list[list[Row]]) -> None:
+    shared = [[*rows, teachers[0][0]] for rows in teachers]
+    with tempfile.TemporaryDirectory() as folder:
+        plain, _ = merged(Path(folder), ["nway"] * len(teachers), shared, on_missing_pair="average")
+    with tempfile.TemporaryDirectory() as folder:
+        found, _ = merged(Path(folder), ["nway"] * len(teachers), shared, on_missing_pair="average", best_first=True)
+    for row, before in zip(found, plain, strict=True):
+        order = sorted(range(4), key=lambda at: -before.scores[at])  # which keeps the order of equal ones
+        assert row == Row(before.query_id, [before.doc_ids[at] for at in order], [before.scores[at] for at in order])
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.lists(rows_of(2), min_size=2, max_size=3))
 def test_margins_as_the_twin(teachers: list[list[Row]]) -> None:

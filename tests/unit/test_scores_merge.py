@@ -203,6 +203,23 @@ def test_messages_of_arguments(folder: Path, options: dict[str, Any], message: s
         merge(folder, "a.tsv", "b.tsv", **options)
 
 
+def test_best_first(folder: Path) -> None:
+    (folder / "a.jsonl").write_text('["q1", ["a", 3], ["b", 1], ["c", 2]]\n')
+    (folder / "b.jsonl").write_text('["q1", ["a", 1], ["b", 5], ["c", 2]]\n')
+    text, _ = merge(folder, "a.jsonl", "b.jsonl", best_first=True)
+    assert text == '["q1", ["b", 3.0], ["a", 2.0], ["c", 2.0]]\n'  # a and c in the first file's order
+    files = [str(folder / name) for name in ("a.jsonl", "b.jsonl")]
+    app(["scores", "merge", *files, "--output", str(folder / "o.jsonl"), "--best-first"])
+    assert (folder / "o.jsonl").read_text() == text
+    assert merge(folder, "a.jsonl", "b.jsonl")[0] == '["q1", ["a", 2.0], ["b", 3.0], ["c", 2.0]]\n'
+
+
+def test_margins_are_not_ordered(folder: Path) -> None:
+    (folder / "m").write_text("q\ta\tb\t3.5\n")
+    with pytest.raises(ValueError, match=r"expected pair scores, .* found margins; leave out best_first"):
+        merge(folder, "m", "m", best_first=True)
+
+
 def test_margins_are_not_normalised(folder: Path) -> None:
     (folder / "m").write_text("q\ta\tb\t3.5\nq\tb\ta\t1\n")
     assert merge(folder, "m", "m")[0] == "q\ta\tb\t3.5\nq\tb\ta\t1.0\n"

@@ -122,7 +122,7 @@ fn counts_dict<'py>(py: Python<'py>, counts: &TeacherCounts) -> PyResult<Bound<'
 #[pymethods]
 impl ScoreMerge {
     #[new]
-    #[pyo3(signature = (teachers, output, *, weights, normalize, per_query, on_missing_pair, format, skip))]
+    #[pyo3(signature = (teachers, output, *, weights, normalize, per_query, on_missing_pair, best_first, format, skip))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of a Python constructor")]
     fn new(
         py: Python<'_>,
@@ -132,6 +132,7 @@ impl ScoreMerge {
         normalize: &str,
         per_query: bool,
         on_missing_pair: &str,
+        best_first: bool,
         format: &str,
         skip: bool,
     ) -> PyResult<Self> {
@@ -142,6 +143,7 @@ impl ScoreMerge {
             per_query,
             on_missing: OnMissingPair::from_name(on_missing_pair)
                 .ok_or_else(|| unknown("on_missing_pair of error, drop, average", on_missing_pair))?,
+            best_first,
             format: if format == "auto" { None } else { Some(format_named(format)?) },
             skip,
         };

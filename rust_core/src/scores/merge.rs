@@ -58,6 +58,8 @@ pub struct MergeOptions {
     pub per_query: bool,
     /// See [`OnMissingPair`].
     pub on_missing: OnMissingPair,
+    /// Each row's docs by their merged scores, the first file's order among equal ones; without, in the first file's order.
+    pub best_first: bool,
     /// Of all files; `None` looks at each.
     pub format: Option<Format>,
     /// Count bad rows and go on.
@@ -156,6 +158,10 @@ impl Merge {
             let remedy = "a margin has no mean to take away; give the files weights instead";
             let expected = "normalize=\"none\" (--normalize none) for files of margins";
             return Err(Error::new(ErrorKind::BadArgument, expected, options.normalize.name(), remedy));
+        }
+        if formats[0] == Format::Margin && options.best_first {
+            let expected = "pair scores, to put the best doc first";
+            return Err(Error::new(ErrorKind::BadArgument, expected, "margins", "leave out best_first (--best-first)"));
         }
         let folder = hidden(output, "merge");
         fs::create_dir(&folder).map_err(|error| Error::io(&error, &folder))?;
@@ -379,6 +385,7 @@ impl Merge {
         let columns = &block.columns;
         let per_query = self.per_query();
         let (mut keys, mut scores) = (Vec::new(), vec![0.0; columns.num_docs]);
+        let mut sorted = Vec::new();
         for row in 0..columns.num_rows() {
             keys_of(columns, row, self.format, &mut keys);
             for (&(query, doc), score) in keys.iter().zip(&mut scores) {
@@ -388,6 +395,13 @@ impl Merge {
             let docs = &columns.docs[row * columns.num_docs..][..columns.num_docs];
             let missing = scores.iter().position(|score| score.is_nan());
             match missing {
+                None if self.options.best_first => {
+                    sorted.clear();
+                    sorted.extend(docs.iter().copied().zip(scores.iter().copied()));
+                    sorted.sort_by(|(_, a): &(u64, f32), (_, b)| b.partial_cmp(a).expect("a missing pair's row isn't written"));
+                    let (docs, scores): (Vec<_>, Vec<_>) = sorted.iter().copied().unzip();
+                    writer.push(columns, columns.queries[row], &docs, &scores)?;
+                }
                 None => writer.push(columns, columns.queries[row], docs, &scores)?,
                 Some(at) if self.options.on_missing == OnMissingPair::Error => {
                     return Err(self.missing_pair(&columns.id(columns.queries[row]), &columns.id(docs[at])));
