@@ -68,7 +68,7 @@ def unlabelled(result: dict[str, Any]) -> str:
         "queries have labels; a cross-encoder of six layers learns from these. Labels: a student learns from them, too, for its "
         "epochs or in as many steps as with a teacher. Teacher: a student learns from what the cross-encoder says of candidates of "
         f"all {result['num_scored']:,} training queries (BM25's first {result['num_docs']}, {result['num_docs'] // 2} of the whole "
-        "collection), by Margin-MSE and by taking its favourite for relevant; no label is read. {ensemble}"
+        f"collection), by Margin-MSE and by taking its favourite for relevant; no label is read. {ensemble}"
         "p: randomisation test on nDCG@10 against labels in as many steps, Holm-corrected.\n\n"
         f"{both_ways(result)}{by(result)}"
     )

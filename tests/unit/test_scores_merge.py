@@ -209,7 +209,7 @@ def test_best_first(folder: Path) -> None:
     text, _ = merge(folder, "a.jsonl", "b.jsonl", best_first=True)
     assert text == '["q1", ["b", 3.0], ["a", 2.0], ["c", 2.0]]\n'  # a and c in the first file's order
     files = [str(folder / name) for name in ("a.jsonl", "b.jsonl")]
-    app(["scores", "merge", *files, "--output", str(folder / "o.jsonl"), "--best-first"])
+    app(["scores", "merge", *files, "--output", str(folder / "o.jsonl"), "--best-first"], result_action="return_value")
     assert (folder / "o.jsonl").read_text() == text
     assert merge(folder, "a.jsonl", "b.jsonl")[0] == '["q1", ["a", 2.0], ["b", 3.0], ["c", 2.0]]\n'
 
