@@ -9,11 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rankdistill.data.scores_merge import merge_scores
 from rankdistill.errors import BadDataError
 from rankdistill.formats.collection import open_collection
 from rankdistill.formats.scores import write_scores
+from rankdistill.formats.trec import write_run
+from rankdistill.options.scoring import ScoreOptions
 from rankdistill.options.training import MarginMSEOptions
+from rankdistill.retrieval.bm25 import bm25_search
 from rankdistill.retrieval.cluster import kmeans
+from rankdistill.retrieval.score import score_file
 from rankdistill.training.margin_mse import train_margin_mse
 from rankdistill.training.sampling import check_sampler
 
@@ -73,6 +78,34 @@ def test_a_sigmoid_is_undone(tmp_path: Path, rows: Any, conala: Path, tiny_bert_
     (tmp_path / "margins.tsv").write_text("train0\ts1\ts2\t0.5\n")
     with pytest.raises(ValueError, match="found a file of margins"):
         train_margin_mse(options(tmp_path / "margins.tsv", conala, tiny_bert_dir, teacher_transform="logit"))
+
+
+def test_an_ensemble_teaches_queries_without_labels(
+    tmp_path: Path, conala: Path, tiny_bert_dir: Path, tiny_sentence_transformer_dir: Path
+) -> None:
+    """Each teacher scores the same candidates, the favourite of their mean z-scores leads each list, and is learnt for relevant."""
+    collection = open_collection(conala)
+    write_run(tmp_path / "bm25.run", bm25_search(collection, collection.query_ids[:16], 6))
+    files, known = [tmp_path / "bm25.jsonl", tmp_path / "dense.jsonl"], []
+    for teacher, file in zip(("bm25", tiny_sentence_transformer_dir), files, strict=True):
+        own = {"candidates": tmp_path / "bm25.run", "depth": 4, "num_random": 2, "device": "cpu"}
+        score_file(ScoreOptions(teacher=str(teacher), collection=str(conala), output=file, **own))  # type: ignore[arg-type]
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        scores = {(query, doc): score for query, *docs in rows for doc, score in docs}
+        mean, deviation = np.mean(list(scores.values())), np.std(list(scores.values()))
+        known.append({pair: (score - mean) / deviation for pair, score in scores.items()})
+    merge_scores(files, tmp_path / "t2.jsonl", normalize="zscore", best_first=True, progress=False)
+    expected: dict[str, dict[str, float]] = {}
+    for query, doc in known[0]:
+        expected.setdefault(query, {})[doc] = (known[0][query, doc] + known[1][query, doc]) / 2
+    by_hand = [(query, sorted(docs.items(), key=lambda pair: -pair[1])) for query, docs in expected.items()]
+    write_scores(tmp_path / "by-hand.jsonl", by_hand, "nway")
+    assert any(docs[0][0] != next(iter(expected[query])) for query, docs in by_hand)  # not BM25's own favourite
+    both = ("margin-mse", "infonce")
+    found, again = (
+        losses(options(tmp_path / name, conala, tiny_bert_dir, loss=both)) for name in ("t2.jsonl", "by-hand.jsonl")
+    )
+    np.testing.assert_allclose(found, again, rtol=1e-4)
 
 
 def test_tas_with_a_cluster_file(
