@@ -196,7 +196,7 @@ def unlabelled(study: Study, seeds: list[int], only: list[str] | None) -> None:
     rows: Rows = {}
     for architecture, kind in chosen(STUDENTS, only).items():
         labels, taught = (student_options(kind, way, study.num_docs) for way in ("alone", "T1"))
-        num_epochs = kind.get("num_epochs", study.num_epochs or study.setting.num_epochs) * num_scored / num_labelled
+        num_epochs = kind.get("num_epochs", study.student_epochs) * num_scored / num_labelled
         rows[f"{architecture}, labels"] = (labelled, labels)
         rows[f"{architecture}, labels, as many steps"] = (labelled, labels | {"num_epochs": num_epochs})
         rows[f"{architecture}, teacher"] = (teacher.scores, taught)
@@ -270,7 +270,7 @@ def scales(study: Study, seeds: list[int], only: list[str] | None) -> None:
         else:
             lists = study.first_of_lists(1 + kind["negatives"], 1 + max(NEGATIVES))
             # There are two triples for each of these rows.
-            options["num_epochs"] = 2 * study.setting.num_epochs
+            options["num_epochs"] = 2 * study.student_epochs
         runs[row], _ = train(study, row, seeds, lists, options, study.rerank, "-100")
     rows = table(study.qrels, runs, {row: kinds[row]["against"] for row in runs})
     write_result(f"scales-{study.name}", study, started, seeds=seeds, rows=rows)

@@ -109,7 +109,7 @@ class Study:
         suffix: of its results' names.
         num_docs: of a training row. 2 are triples; more are lists of a relevant doc and others, half of them drawn from BM25's
             first 30 and half from the whole collection.
-        num_epochs: of students that have no number of their own; the setting's without it.
+        num_epochs: in place of the setting's; see `student_epochs`.
     """
 
     name: str
@@ -127,6 +127,11 @@ class Study:
     def setting(self) -> Setting:
         """The collection's."""
         return SETTINGS[self.name]
+
+    @property
+    def student_epochs(self) -> float:
+        """Of students that have no number of their own."""
+        return self.num_epochs or self.setting.num_epochs
 
     @property
     def path(self) -> str:

@@ -80,7 +80,7 @@ def write_result(name: str, study: Study, started: float, **parts: Any) -> None:
         "dropout": 0.0,
         "held_out": study.held_out,
         "num_docs": study.num_docs,
-        "num_epochs": study.num_epochs or study.setting.num_epochs,
+        "num_epochs": study.student_epochs,
         "num_test_queries": len(study.qrels),
         **parts,
         **facts(started),
