@@ -2,12 +2,13 @@
 
 For each collection: triples from BM25, teachers and their scores of the triples, and students of two layers. Teachers are trained
 on the same triples (a cross-encoder T1; a dot model of all six layers), or, where that takes a 2-core machine too long, both are
-MiniLM as it is published. All are measured on the same test queries. Six tables:
+MiniLM as it is published. All are measured on the same test queries. Seven tables:
 
     teachers   one dot student, by what teaches it: labels, T1, a dense teacher's scores of the whole batch, mixtures
     students   dot, ColBERT, SPLADE, PreTT, TK and a cross-encoder, each alone (labels only), with T1, and with T2 (an ensemble)
     unlabelled students of labelled queries, and of all queries as a teacher of the same labels scores them
     losses     the paper's ablation for two students: no teacher, weighted RankNet, pointwise MSE, Margin-MSE, KL
+    weights    students of `students` by the weight of T1's Margin-MSE beside the labels' loss
     scales     Margin-MSE by the teacher's scale, and by the number of negatives of a row
     latency    what the students of `students` take for a query, and for the documents on disk: to be run on a quiet machine
 
@@ -89,6 +90,8 @@ LOSSES: dict[str, dict[str, Any]] = {
 Rows = dict[str, tuple[Path | None, dict[str, Any]]]  # a student's scores and options, by its row's name
 TIMED_QUERIES = 10
 SCALES = (0.1, 0.3, 1.0, 3.0)
+WEIGHT = 0.05  # of Margin-MSE beside a loss of labels
+WEIGHTS = (0.005, WEIGHT)
 NEGATIVES = (1, 3, 7)
 
 
@@ -253,6 +256,22 @@ def losses(study: Study, seeds: list[int], only: list[str] | None) -> None:
     show(rows)
 
 
+def weights(study: Study, seeds: list[int], only: list[str] | None) -> None:
+    """Students of labels and T1's margins, by the weight of these; all re-rank BM25's first 100, and search where they can."""
+    started = time.perf_counter()
+    rows: Rows = {}
+    for architecture, kind in chosen(STUDENTS, only).items():
+        if study.num_docs == 2 and kind.get("student", "dot") not in IN_BATCH:
+            continue  # it learns labels or margins of triples, not both
+        rows[f"{architecture}, alone"] = (None, student_options(kind, "alone", study.num_docs))
+        for weight in WEIGHTS:
+            options = student_options(kind, "T1", study.num_docs, weight)
+            rows[f"{architecture}, margins x {weight:g}"] = (None, options)
+    found = both_ways(study, seeds, rows, {"T1": study.reranked_by(study.first_teacher)}, "alone")
+    write_result(f"weights-{study.name}", study, started, seeds=seeds, **found)
+    show(found["reranked"])
+
+
 def scales(study: Study, seeds: list[int], only: list[str] | None) -> None:
     """A dot student by Margin-MSE: the scale of the teacher's scores, and how many negatives a row has."""
     started = time.perf_counter()
@@ -316,18 +335,22 @@ TABLES = {
     "students": students,
     "unlabelled": unlabelled,
     "losses": losses,
+    "weights": weights,
     "scales": scales,
     "latency": latency,
 }
 
 
-def student_options(kind: dict[str, Any], teacher: str, num_docs: int) -> dict[str, Any]:
-    """Of a student of `students` that is taught by labels ("alone"), T1 or T2, on rows of so many docs."""
+def student_options(kind: dict[str, Any], teacher: str, num_docs: int, weight: float = WEIGHT) -> dict[str, Any]:
+    """Of a student of `students` that is taught by labels ("alone"), T1 or T2, on rows of so many docs.
+
+    Margin-MSE has the weight where it is beside a loss of labels.
+    """
     in_batch = kind.get("student", "dot") in IN_BATCH
     if not in_batch and num_docs == 2:
         return kind | {"loss": ("ranknet",) if teacher == "alone" else ("margin-mse",)}
     labels = "infonce" if in_batch else "lce"
-    return kind | {"loss": (labels,) if teacher == "alone" else ("margin-mse:0.05", labels)}
+    return kind | {"loss": (labels,) if teacher == "alone" else (f"margin-mse:{weight:g}", labels)}
 
 
 def chosen(kinds: Mapping[str, dict[str, Any]], only: list[str] | None, *always: str) -> dict[str, dict[str, Any]]:
