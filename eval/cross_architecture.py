@@ -25,10 +25,11 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
-from study import COLBERT, COSINE_SCALE, MINILM, SETTINGS, SHARED, Study
-from tables import table, write_result
+from study import COLBERT, COSINE_SCALE, MINILM, SETTINGS, SHARED, Study, mean_of_runs
+from tables import agreement, shallow, table, write_result
 
 from rankdistill.evaluation.measures import evaluate
 from rankdistill.evaluation.report import render_table
@@ -221,11 +222,12 @@ def both_ways(
 
     Args:
         rows: each student's scores and options, as for `train`, by "architecture, way".
-        teachers: their runs.
+        teachers: their runs; the first is T1's.
         baseline: the way that an architecture's others are compared with.
 
     Returns:
-        Parts of the result: tables `reranked` and `searched`, and `train_seconds`.
+        Parts of the result: tables `reranked` and `searched`, and `train_seconds`. `reranked` also tells what each finds among
+        BM25's first 10, and how well students agree with T1 on test queries' candidates.
     """
     reranked: dict[str, list[Run]] = {"BM25": [study.bm25], **teachers}
     searched: dict[str, list[Run]] = {}
@@ -235,8 +237,14 @@ def both_ways(
         if options.get("student", "dot") in IN_BATCH:
             searched[row], _ = train(study, f"{row}, searching", seeds, scores, options, study.retrieve)
     baselines = {row: f"{row.split(',')[0]}, {baseline}" for row in rows}
+    teacher = mean_of_runs(next(iter(teachers.values())))
+    of_reranked = table(study.qrels, reranked, baselines)
+    for row in of_reranked:
+        its = reranked[row["system"]]
+        row["nDCG@10 of 10"] = mean(shallow(study.qrels, run, study.bm25) for run in its)
+        row["like T1"] = mean(agreement(run, teacher) for run in its) if row["system"] in rows else None
     return {
-        "reranked": table(study.qrels, reranked, baselines),
+        "reranked": of_reranked,
         "searched": table(study.qrels, searched, {row: baselines[row] for row in searched}),
         "train_seconds": seconds,
     }

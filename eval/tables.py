@@ -57,6 +57,29 @@ def table(
     return rows
 
 
+def shallow(qrels: Qrels, run: Run, candidates: Run, depth: int = 10) -> float:
+    """nDCG@10 of the first `depth` candidates as a run orders them: what is lost by re-ranking more."""
+    first = {
+        query_id: {doc_id: run[query_id][doc_id] for doc_id in _top(docs, depth)}
+        for query_id, docs in candidates.items()
+    }
+    return evaluate(qrels, first, ["nDCG@10"]).mean["nDCG@10"]
+
+
+def agreement(run: Run, teacher: Run) -> float:
+    """Pearson's correlation of a query's scores with a teacher's, of the same docs; the mean over queries of two docs and more."""
+    found = []
+    for query_id, docs in teacher.items():
+        theirs, its = np.array(list(docs.values())), np.array([run[query_id][doc_id] for doc_id in docs])
+        if theirs.std() > 0 and its.std() > 0:
+            found.append(float(np.corrcoef(theirs, its)[0, 1]))
+    return float(np.mean(found))
+
+
+def _top(docs: Mapping[str, float], depth: int) -> list[str]:
+    return sorted(docs, key=lambda doc_id: -docs[doc_id])[:depth]
+
+
 def _mean(evaluations: Sequence[Evaluation]) -> Evaluation:
     """Each query's mean over seeds."""
     first = evaluations[0]

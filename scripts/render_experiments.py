@@ -77,6 +77,11 @@ def unlabelled(result: dict[str, Any]) -> str:
 def both_ways(result: dict[str, Any]) -> str:
     """Tables of students that re-rank, and search where they can."""
     found = f"Re-ranking BM25's first 100:\n\n{compared(result['reranked'])}\n\n"
+    if "like T1" in result["reranked"][0]:
+        found += (
+            "Of 10: re-ranking BM25's first 10 only. Like T1: how scores correlate with T1's within a test query's candidates."
+            "\n\n"
+        )
     if result["searched"]:
         found += f"Searching the whole collection:\n\n{compared(result['searched'])}\n\n"
     return found
@@ -86,6 +91,14 @@ def losses(result: dict[str, Any]) -> str:
     return (
         f"## Losses: {named(result)}\n\n{made(result)} Each learns the rows' own docs only, from T1's scores, and re-ranks "
         f"BM25's first 100. p: against the same student without a teacher.\n\n{compared(result['rows'])}\n\n{by(result)}"
+    )
+
+
+def weights(result: dict[str, Any]) -> str:
+    return (
+        f"## Labels and margins: {named(result)}\n\n{made(result)} Alone: labels only, as in “Students and teachers”. Margins: the "
+        "same with Margin-MSE of T1's scores, times a weight. p: randomisation test on nDCG@10 against the same student alone, "
+        f"Holm-corrected.\n\n{both_ways(result)}{by(result)}"
     )
 
 
@@ -238,7 +251,13 @@ def compared(rows: list[dict[str, Any]]) -> str:
         p = row["p"]
         against = "" if p is None else f"{row['wins']} : {row['losses']}"
         values = {key: row[key] for key in ("system", "nDCG@10", "RR@10", "R@100")}
-        shown.append(values | {"p": "" if p is None else f"{p:.4f}", "wins : losses": against})
+        row_shown = values | {"p": "" if p is None else f"{p:.4f}", "wins : losses": against}
+        if "like T1" in row:
+            row_shown |= {
+                "nDCG@10 of 10": row["nDCG@10 of 10"],
+                "like T1": "" if row["like T1"] is None else row["like T1"],
+            }
+        shown.append(row_shown)
     return render_table(shown, style="markdown", decimals=3)
 
 
@@ -315,6 +334,7 @@ EXPERIMENTS = {
     "students": students,
     "unlabelled": unlabelled,
     "losses": losses,
+    "weights": weights,
     "scales": scales,
     "exits": exits,
     "entities": entities,

@@ -47,6 +47,21 @@ def test_a_row_is_the_mean_over_seeds_and_tested_by_it(tables: ModuleType) -> No
     assert rows["other"]["p"] is None
 
 
+def test_what_is_lost_by_reranking_more(tables: ModuleType) -> None:
+    candidates = run(2)  # the relevant doc is among the first three, and last of all in the new order
+    reranked = {query_id: {doc_id: -score for doc_id, score in docs.items()} for query_id, docs in run(0).items()}
+    assert tables.shallow(QRELS, reranked, candidates, depth=3) == pytest.approx(1 / 2)  # third of three: 1 / log2(4)
+    assert tables.shallow(QRELS, reranked, candidates, depth=11) == 0.0  # eleventh
+
+
+def test_agreement_is_within_queries(tables: ModuleType) -> None:
+    teacher = {"a": {"x": 1.0, "y": 2.0, "z": 3.0}, "b": {"x": 0.0, "y": 1.0}, "c": {"x": 1.0}}
+    scaled = {"a": {"z": 9.0, "y": 7.0, "x": 5.0}, "b": {"x": -90.0, "y": -80.0}, "c": {"x": 4.0}}
+    assert tables.agreement(scaled, teacher) == pytest.approx(1.0)
+    reverse = {"a": scaled["a"], "b": {"x": 1.0, "y": 0.0}, "c": {"x": 4.0}}
+    assert tables.agreement(reverse, teacher) == pytest.approx(0.0)
+
+
 def test_each_baseline_has_its_own_correction(tables: ModuleType) -> None:
     runs = {"a": [run(1)], "a+": [run(0)], "b": [run(3)], "b+": [run(2)]}
     together = tables.table(QRELS, runs, {"a+": "a", "b+": "b"})
