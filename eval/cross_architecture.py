@@ -73,6 +73,8 @@ STUDENTS: dict[str, dict[str, Any]] = {
     "dot": {},
     "colbert": COLBERT,
     "splade": {"student": "splade", "splade": SpladeOptions(new_head=True)},
+    # As a bag of words, which it starts as, it has margins of 126 (deviation 47) among squad11dev's candidates; T1 has 10 (4).
+    "splade (scores / 10)": {"student": "splade", "splade": SpladeOptions(new_head=True), "temperature": 10.0},
     "prett": {"student": "prett", "prett": PrettOptions(join_layer=1)},
     "prett of 6 layers": {"student": "prett", "prett": PrettOptions(join_layer=3), "num_layers": None},
     "tk": {"student": "tk", "tk": TKOptions(num_heads=12), "num_layers": None, "num_epochs": 6},
@@ -175,9 +177,8 @@ def students(study: Study, seeds: list[int], only: list[str] | None) -> None:
     rows: Rows = {}
     for architecture, kind in chosen(STUDENTS, only).items():
         for teacher in ("alone", "T1", "T2"):
-            options = student_options(kind, teacher, study.num_docs)
-            if teacher == "T2":
-                options["teacher_scale"] = ensemble_scale
+            scale = ensemble_scale if teacher == "T2" else study.teacher_scale
+            options = student_options(kind, teacher, study.num_docs, scale)
             rows[f"{architecture}, {teacher}"] = (ensemble if teacher == "T2" else None, options)
     teachers = {"T1": study.reranked_by(study.first_teacher), "T2": [study.reranked_by_ensemble(study.teachers)]}
     found = both_ways(study, seeds, rows, teachers, "alone")
@@ -199,12 +200,15 @@ def unlabelled(study: Study, seeds: list[int], only: list[str] | None) -> None:
     )
     rows: Rows = {}
     for architecture, kind in chosen(STUDENTS, only).items():
-        labels, taught = (student_options(kind, way, study.num_docs) for way in ("alone", "T1"))
+        labels = student_options(kind, "alone", study.num_docs)
         num_epochs = kind.get("num_epochs", study.student_epochs) * num_scored / num_labelled
         rows[f"{architecture}, labels"] = (labelled, labels)
         rows[f"{architecture}, labels, as many steps"] = (labelled, labels | {"num_epochs": num_epochs})
-        rows[f"{architecture}, teacher"] = (teacher.scores, taught)
-        rows[f"{architecture}, ensemble"] = (ensemble, taught | {"teacher_scale": ensemble_scale})
+        for way, scores, scale in (
+            ("teacher", teacher.scores, study.teacher_scale),
+            ("ensemble", ensemble, ensemble_scale),
+        ):
+            rows[f"{architecture}, {way}"] = (scores, student_options(kind, "T1", study.num_docs, scale))
     teachers = {
         "teacher": study.reranked_by(teacher),
         "ensemble": [study.reranked_by_ensemble(study.unlabelled)],
@@ -273,7 +277,7 @@ def weights(study: Study, seeds: list[int], only: list[str] | None) -> None:
             continue  # it learns labels or margins of triples, not both
         rows[f"{architecture}, alone"] = (None, student_options(kind, "alone", study.num_docs))
         for weight in WEIGHTS:
-            options = student_options(kind, "T1", study.num_docs, weight)
+            options = student_options(kind, "T1", study.num_docs, study.teacher_scale, weight)
             rows[f"{architecture}, margins x {weight:g}"] = (None, options)
     found = both_ways(study, seeds, rows, {"T1": study.reranked_by(study.first_teacher)}, "alone")
     write_result(f"weights-{study.name}", study, started, seeds=seeds, **found)
@@ -349,16 +353,23 @@ TABLES = {
 }
 
 
-def student_options(kind: dict[str, Any], teacher: str, num_docs: int, weight: float = WEIGHT) -> dict[str, Any]:
+def student_options(
+    kind: dict[str, Any], teacher: str, num_docs: int, scale: float = 1.0, weight: float = WEIGHT
+) -> dict[str, Any]:
     """Of a student of `students` that is taught by labels ("alone"), T1 or T2, on rows of so many docs.
 
-    Margin-MSE has the weight where it is beside a loss of labels.
+    The teacher's scores are multiplied by the scale, and Margin-MSE has the weight where it is beside a loss of labels; a student
+    with a temperature learns both as if its own scores were divided by that.
     """
     in_batch = kind.get("student", "dot") in IN_BATCH
+    temperature = kind.get("temperature", 1.0)
+    taught = kind | ({"teacher_scale": scale * temperature} if scale * temperature != 1.0 else {})
     if not in_batch and num_docs == 2:
-        return kind | {"loss": ("ranknet",) if teacher == "alone" else ("margin-mse",)}
+        return kind | {"loss": ("ranknet",)} if teacher == "alone" else taught | {"loss": ("margin-mse",)}
     labels = "infonce" if in_batch else "lce"
-    return kind | {"loss": (labels,) if teacher == "alone" else (f"margin-mse:{weight:g}", labels)}
+    if teacher == "alone":
+        return kind | {"loss": (labels,)}
+    return taught | {"loss": (f"margin-mse:{weight / temperature**2:g}", labels)}
 
 
 def chosen(kinds: Mapping[str, dict[str, Any]], only: list[str] | None, *always: str) -> dict[str, dict[str, Any]]:
