@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
 from torch import Tensor, nn
+from tqdm import tqdm
 from transformers import EarlyStoppingCallback, set_seed
 
 from rankdistill.data.batches import Plan
@@ -36,6 +38,7 @@ from rankdistill.training.lora import add_adapters, count_weights
 from rankdistill.training.rows import BatchTeacher, CrossSource, DenseTeacher, Placed, TowerSource, place
 from rankdistill.training.run import prepare_folder, run_training, total_steps, trainer_arguments, write_config
 from rankdistill.training.sampling import check_sampler, sampled_plan, sampling_facts
+from rankdistill.training.scales import scale_notice
 from rankdistill.training.students import check_terms, new_student, penalty_weights, settled
 from rankdistill.training.teacher_vectors import cached_vectors
 from rankdistill.training.terms import (
@@ -60,6 +63,7 @@ def score_objective(
     penalties: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
     exits: ExitLoss | None = None,
     mini_batch_size: int | None = None,
+    on_scores: Callable[[BatchScores, Batch], None] | None = None,
 ) -> Objective:
     """The weighted loss terms of a student's scores.
 
@@ -73,6 +77,7 @@ def score_objective(
             nothing.
         exits: of a student that scores at several exits, how each one's terms count; without it, the deepest alone does.
         mini_batch_size: texts that go through the student at once, as in `Tower.forward`.
+        on_scores: sees the student's scores of each batch.
     """
 
     def terms_of(found: BatchScores, batch: Batch) -> dict[str, Tensor]:
@@ -90,6 +95,8 @@ def score_objective(
 
     def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         found: BatchScores = model(batch, mini_batch_size)
+        if on_scores is not None:
+            on_scores(found, batch)
         with torch.autocast(found.scores.device.type, enabled=False):  # losses in fp32
             return terms_of(found, batch) if exits is None else exits(found, batch, terms_of)
 
@@ -167,11 +174,13 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
         write_config(options, arguments, **facts)
         if adapters is not None:
             print("{weights_trained:,} of {weights:,} weights are trained".format(**facts), file=sys.stderr)
+    is_told = checkpoint is None and arguments.process_index == 0
+    notice = scale_notice(weights, options, partial(tqdm.write, file=sys.stderr)) if is_told else None
     trainer = DistillationTrainer(
         model,
         arguments,
         source=source,
-        objective=score_objective(weights, options, penalties, exit_loss(options), options.mini_batch_size),
+        objective=score_objective(weights, options, penalties, exit_loss(options), options.mini_batch_size, notice),
         validate=_validation(options, collection) if with_dev else None,
         only_trained=adapters is not None,
         callbacks=[EarlyStoppingCallback(options.patience)] if with_dev and options.patience else None,

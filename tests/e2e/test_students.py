@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,26 @@ def options(
         "dtype": "float32",
     }
     return MarginMSEOptions(**(settings | STUDENTS[student] | more))
+
+
+def test_a_scale_that_would_spoil_the_start_is_told(
+    tmp_path: Path, score_file: Path, conala: Path, tiny_bert_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(name: str, teacher_scale: float) -> str:
+        more = {"teacher_scale": teacher_scale, "max_steps": 1}
+        train_margin_mse(options("colbert", score_file, conala, tiny_bert_dir, tmp_path / name, **more))
+        return capsys.readouterr().err
+
+    advice = (
+        r"scores (\S+) times as far apart as .*--teacher-scale (\S+) brings .*--temperature (\S+) and --loss \S+ keep"
+    )
+    found = re.search(advice, said("as-it-is", teacher_scale=0.003))
+    assert found is not None
+    ratio, scale, temperature = map(float, found.groups())
+    assert ratio > 5
+    assert scale == pytest.approx(0.003 * ratio, rel=0.1)  # of two digits each
+    assert temperature == ratio
+    assert "as far apart" not in said("as-advised", teacher_scale=scale)
 
 
 def history(run: Path) -> list[dict[str, float]]:
