@@ -157,3 +157,24 @@ def test_students_of_other_epochs_are_kept_apart(
     assert [options.get("num_epochs") for options in told] == [None, 4]
     longer.student(scores=scores, num_epochs=6)
     assert told[-1]["num_epochs"] == 6
+
+
+def test_a_temperature_divides_the_students_scores_in_labels_and_margins_alike() -> None:
+    module = script("eval/cross_architecture")
+    alone, taught = (
+        {"student": "splade", "temperature": 10.0} | rest
+        for rest in ({"loss": ("infonce",)}, {"teacher_scale": 20.0, "loss": ("margin-mse:0.0005", "infonce")})
+    )
+    kind = {"student": "splade", "temperature": 10.0}
+    assert module.student_options(kind, "alone", 4, 2.0) == alone
+    assert module.student_options(kind, "T1", 4, 2.0) == taught
+    # 0.05 (s / 10 - 2 t)^2 = 0.0005 (s - 20 t)^2
+    assert module.student_options({"student": "tk"}, "T1", 4, weight=0.005) == {
+        "student": "tk",
+        "loss": ("margin-mse:0.005", "lce"),
+    }
+    assert module.student_options({"student": "tk"}, "T2", 2, 3.0) == {
+        "student": "tk",
+        "loss": ("margin-mse",),
+        "teacher_scale": 3.0,
+    }
