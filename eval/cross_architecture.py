@@ -73,7 +73,7 @@ STUDENTS: dict[str, dict[str, Any]] = {
     "dot": {},
     "colbert": COLBERT,
     "splade": {"student": "splade", "splade": SpladeOptions(new_head=True)},
-    # As a bag of words, which it starts as, its scores are 95 apart within a row of squad11dev's, T1's 5: `train margin-mse` says so.
+    # As a bag of words, its start, its scores are 95 apart within a row of squad11dev's, T1's 5: `train margin-mse` says so.
     "splade (scores / 10)": {"student": "splade", "splade": SpladeOptions(new_head=True), "temperature": 10.0},
     "prett": {"student": "prett", "prett": PrettOptions(join_layer=1)},
     "prett of 6 layers": {"student": "prett", "prett": PrettOptions(join_layer=3), "num_layers": None},
