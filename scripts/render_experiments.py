@@ -35,10 +35,15 @@ def students(result: dict[str, Any]) -> str:
     six_times = (
         " TK sees each row six times." if any(row["system"].startswith("tk,") for row in result["reranked"]) else ""
     )
+    divided = (
+        " SPLADE (scores / 10) learns labels and margins as if its scores, which start as a bag of words', were divided by 10."
+        if any(row["system"].startswith("splade (scores / 10)") for row in result["reranked"])
+        else ""
+    )
     found = (
         f"## Students and teachers: {named(result)}\n\n{made(result)} Alone: labels only, by InfoNCE for students that score all "
         f"docs of a batch (dot, colbert, splade), {own} for the others. T1: Margin-MSE with "
-        f"{teacher} ({with_labels}). T2: the same with the mean z-scores of {several}.{six_times} "
+        f"{teacher} ({with_labels}). T2: the same with the mean z-scores of {several}.{six_times}{divided} "
         "p: randomisation test on nDCG@10 against the same student alone, Holm-corrected.\n\n"
         f"{both_ways(result)}"
     )
