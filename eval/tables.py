@@ -15,7 +15,7 @@ from study import Study
 
 from rankdistill.evaluation.measures import Evaluation, evaluate
 from rankdistill.evaluation.significance import compare
-from rankdistill.records import Qrels, Run
+from rankdistill.records import Qrels, Run, ranked
 
 RESULTS = Path(__file__).parent / "results"
 MEASURES = ("nDCG@10", "RR@10", "R@100")
@@ -60,7 +60,7 @@ def table(
 def shallow(qrels: Qrels, run: Run, candidates: Run, depth: int = 10) -> float:
     """nDCG@10 of the first `depth` candidates as a run orders them: what is lost by re-ranking more."""
     first = {
-        query_id: {doc_id: run[query_id][doc_id] for doc_id in _top(docs, depth)}
+        query_id: {doc_id: run[query_id][doc_id] for doc_id, _ in ranked(docs, depth)}
         for query_id, docs in candidates.items()
     }
     return evaluate(qrels, first, ["nDCG@10"]).mean["nDCG@10"]
@@ -74,10 +74,6 @@ def agreement(run: Run, teacher: Run) -> float:
         if theirs.std() > 0 and its.std() > 0:
             found.append(float(np.corrcoef(theirs, its)[0, 1]))
     return float(np.mean(found))
-
-
-def _top(docs: Mapping[str, float], depth: int) -> list[str]:
-    return sorted(docs, key=lambda doc_id: -docs[doc_id])[:depth]
 
 
 def _mean(evaluations: Sequence[Evaluation]) -> Evaluation:

@@ -84,7 +84,8 @@ def both_ways(result: dict[str, Any]) -> str:
     found = f"Re-ranking BM25's first 100:\n\n{compared(result['reranked'])}\n\n"
     if "like T1" in result["reranked"][0]:
         found += (
-            "Of 10: re-ranking BM25's first 10 only. Like T1: how scores correlate with T1's within a test query's candidates."
+            "Of 10: re-ranking BM25's first 10 only. Like T1: how scores correlate with those of T1 (the teacher) within "
+            "a test query's candidates."
             "\n\n"
         )
     if result["searched"]:
