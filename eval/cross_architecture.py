@@ -8,7 +8,8 @@ MiniLM as it is published. All are measured on the same test queries. Seven tabl
     students   dot, ColBERT, SPLADE, PreTT, TK and a cross-encoder, each alone (labels only), with T1, and with T2 (an ensemble)
     unlabelled students of labelled queries, and of all queries as a teacher of the same labels scores them
     losses     the paper's ablation for two students: no teacher, weighted RankNet, pointwise MSE, Margin-MSE, KL
-    weights    students of `students` by the weight of T1's Margin-MSE beside the labels' loss
+    margins    students of `students` by what becomes of T1's margins: another weight or scale, T1's scores spread
+               evenly, its ranks, its rows without those where it's wrong; on lists only
     scales     Margin-MSE by the teacher's scale, and by the number of negatives of a row
     latency    what the students of `students` take for a query, and for the documents on disk: to be run on a quiet machine
 
@@ -22,8 +23,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+import multiprocessing
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -94,7 +98,6 @@ Rows = dict[str, tuple[Path | None, dict[str, Any]]]  # a student's scores and o
 TIMED_QUERIES = 10
 SCALES = (0.1, 0.3, 1.0, 3.0)
 WEIGHT = 0.05  # of Margin-MSE beside a loss of labels
-WEIGHTS = (0.005, WEIGHT)
 NEGATIVES = (1, 3, 7)
 
 
@@ -124,6 +127,9 @@ def main() -> None:
     parser.add_argument(
         "--num-epochs", type=float, help="of students but TK, which has six (default: the collection's)"
     )
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="students trained at a time: a GPU has room for many (default: 1)"
+    )
     arguments = parser.parse_args()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     study = Study(
@@ -137,6 +143,7 @@ def main() -> None:
         arguments.suffix,
         arguments.num_docs,
         arguments.num_epochs,
+        arguments.jobs,
     )
     TABLES[arguments.table](study, arguments.seeds, arguments.only)
 
@@ -236,10 +243,12 @@ def both_ways(
     reranked: dict[str, list[Run]] = {"BM25": [study.bm25], **teachers}
     searched: dict[str, list[Run]] = {}
     seconds: dict[str, float] = {}
+    if study.jobs > 1:
+        make_all(study, seeds, rows)
     for row, (scores, options) in rows.items():
-        reranked[row], seconds[row] = train(study, row, seeds, scores, options, study.rerank, "-100")
-        if options.get("student", "dot") in IN_BATCH:
-            searched[row], _ = train(study, f"{row}, searching", seeds, scores, options, study.retrieve)
+        reranked[row], found, seconds[row] = runs_of(study, seeds, row, scores, options)
+        if found:
+            searched[row] = found
     baselines = {row: f"{row.split(',')[0]}, {baseline}" for row in rows}
     teacher = mean_of_runs(next(iter(teachers.values())))
     of_reranked = table(study.qrels, reranked, baselines)
@@ -252,6 +261,26 @@ def both_ways(
         "searched": table(study.qrels, searched, {row: baselines[row] for row in searched}),
         "train_seconds": seconds,
     }
+
+
+def runs_of(
+    study: Study, seeds: list[int], row: str, scores: Path | None, options: dict[str, Any]
+) -> tuple[list[Run], list[Run], float]:
+    """A student's runs that re-rank, those that search (none where it can't), and the mean seconds of its training."""
+    reranked, seconds = train(study, row, seeds, scores, options, study.rerank, "-100")
+    searched: list[Run] = []
+    if options.get("student", "dot") in IN_BATCH:
+        searched, _ = train(study, f"{row}, searching", seeds, scores, options, study.retrieve)
+    return reranked, searched, seconds
+
+
+def make_all(study: Study, seeds: list[int], rows: Rows) -> None:
+    """Makes all runs, `study.jobs` at a time; they are kept, so that `runs_of` finds them."""
+    closed = replace(study)  # what a study has opened doesn't go to another process
+    with ProcessPoolExecutor(study.jobs, multiprocessing.get_context("spawn")) as pool:
+        made = [pool.submit(runs_of, closed, [seed], row, *rows[row]) for seed in seeds for row in rows]
+        for each in made:
+            each.result()
 
 
 def losses(study: Study, seeds: list[int], only: list[str] | None) -> None:
@@ -268,19 +297,30 @@ def losses(study: Study, seeds: list[int], only: list[str] | None) -> None:
     show(rows)
 
 
-def weights(study: Study, seeds: list[int], only: list[str] | None) -> None:
-    """Students of labels and T1's margins, by the weight of these; all re-rank BM25's first 100, and search where they can."""
+def margins(study: Study, seeds: list[int], only: list[str] | None) -> None:
+    """Students of labels and T1's margins, by what becomes of these; all re-rank BM25's first 100, and search where they can."""
+    if study.num_docs == 2:
+        raise SystemExit("expected lists (--num-docs 4, say)")
     started = time.perf_counter()
+    changed = {
+        "T1 spread evenly": study.spread_evenly(),
+        "T1's ranks": study.ranks(),
+        "T1 where it's right": study.where_right(),
+    }
     rows: Rows = {}
     for architecture, kind in chosen(STUDENTS, only).items():
-        if study.num_docs == 2 and kind.get("student", "dot") not in IN_BATCH:
-            continue  # it learns labels or margins of triples, not both
+
+        def taught(scale: float, weight: float = WEIGHT, kind: dict[str, Any] = kind) -> dict[str, Any]:
+            return student_options(kind, "T1", study.num_docs, scale, weight)
+
         rows[f"{architecture}, alone"] = (None, student_options(kind, "alone", study.num_docs))
-        for weight in WEIGHTS:
-            options = student_options(kind, "T1", study.num_docs, study.teacher_scale, weight)
-            rows[f"{architecture}, margins x {weight:g}"] = (None, options)
+        rows[f"{architecture}, T1"] = (None, taught(study.teacher_scale))
+        rows[f"{architecture}, T1 x 0.3"] = (None, taught(0.3 * study.teacher_scale))
+        rows[f"{architecture}, T1 at a tenth of the weight"] = (None, taught(study.teacher_scale, 0.1 * WEIGHT))
+        for way, (scores, scale) in changed.items():
+            rows[f"{architecture}, {way}"] = (scores, taught(scale))
     found = both_ways(study, seeds, rows, {"T1": study.reranked_by(study.first_teacher)}, "alone")
-    write_result(f"weights-{study.name}", study, started, seeds=seeds, **found)
+    write_result(f"margins-{study.name}", study, started, seeds=seeds, **found)
     show(found["reranked"])
 
 
@@ -347,7 +387,7 @@ TABLES = {
     "students": students,
     "unlabelled": unlabelled,
     "losses": losses,
-    "weights": weights,
+    "margins": margins,
     "scales": scales,
     "latency": latency,
 }

@@ -15,7 +15,7 @@ import rankdistill
 
 
 def facts(started: float) -> dict[str, Any]:
-    """The command, versions, threads, the machine's load, and the seconds since `started` (of `time.perf_counter`)."""
+    """The command, versions, threads, the device, the machine's load, and the seconds since `started` (of `time.perf_counter`)."""
     return {
         "command": shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
         "versions": {
@@ -24,6 +24,7 @@ def facts(started: float) -> dict[str, Any]:
             "transformers": transformers.__version__,
         },
         "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "load_1min": os.getloadavg()[0],
         "seconds": round(time.perf_counter() - started),
     }

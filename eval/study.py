@@ -110,6 +110,7 @@ class Study:
         num_docs: of a training row. 2 are triples; more are lists of a relevant doc and others, half of them drawn from BM25's
             first 30 and half from the whole collection.
         num_epochs: in place of the setting's; see `student_epochs`.
+        jobs: students of a table that are trained at a time.
     """
 
     name: str
@@ -122,6 +123,7 @@ class Study:
     suffix: str = ""
     num_docs: int = 2
     num_epochs: float | None = None
+    jobs: int = 1
 
     @property
     def setting(self) -> Setting:
@@ -368,7 +370,36 @@ class Study:
         if not path.is_file():
             files = [str(teacher.scores) for teacher in teachers]
             merge_scores(files, path, normalize="zscore", best_first=best_first)
-        return path, round(_margin_spread(teachers[0].scores) * self.teacher_scale / _margin_spread(path), 3)
+        return path, self._scale_like(teachers[0].scores, path)
+
+    def _scale_like(self, scores: Path, path: Path) -> float:
+        """What gives a file's margins the spread of those that a student learns from `scores`."""
+        return round(_margin_spread(scores) * self.teacher_scale / _margin_spread(path), 3)
+
+    def spread_evenly(self) -> tuple[Path, float]:
+        """T1's scores in their order at equal distances from 0 to 1, over all rows; and their scale, as an ensemble's."""
+        path = self.score_path("scores-evenly" + ("-held-out" if self.held_out else ""))
+        lists = [json.loads(line) for line in self.scores.read_text(encoding="utf-8").splitlines()]
+        scores = np.array([score for _, *docs in lists for _, score in docs])
+        values, place = np.unique(scores, return_inverse=True)
+        even = iter((place / (len(values) - 1)).tolist())
+        moved = ([query_id, *([doc_id, next(even)] for doc_id, _ in docs)] for query_id, *docs in lists)
+        path.write_text("".join(json.dumps(row) + "\n" for row in moved), encoding="utf-8")
+        return path, self._scale_like(self.scores, path)
+
+    def ranks(self) -> tuple[Path, float]:
+        """T1's ranks in each row; and their scale, as an ensemble's."""
+        path = self.score_path("scores-ranks" + ("-held-out" if self.held_out else ""))
+        merge_scores([str(self.scores)], path, normalize="rank", progress=False)
+        return path, self._scale_like(self.scores, path)
+
+    def where_right(self) -> tuple[Path, float]:
+        """T1's scores of the rows whose relevant doc it likes best; and their scale, T1's own."""
+        path = self.score_path("scores-right" + ("-held-out" if self.held_out else ""))
+        lines = self.scores.read_text(encoding="utf-8").splitlines(keepends=True)
+        right = [line for line in lines if _is_right(json.loads(line)[1:])]
+        path.write_text("".join(right), encoding="utf-8")
+        return path, self.teacher_scale
 
     def reranked_by(self, teacher: Teacher) -> list[Run]:
         """BM25's first 100, scored anew by each of a teacher's models."""
@@ -491,6 +522,10 @@ def mean_of_runs(runs: Sequence[Run]) -> Run:
             for doc_id in docs:
                 docs[doc_id] += float((run[query_id][doc_id] - mean) / (deviation * len(runs)))
     return found
+
+
+def _is_right(docs: Sequence[tuple[str, float]]) -> bool:
+    return docs[0][1] > max(score for _, score in docs[1:])
 
 
 def _margin_spread(path: Path) -> float:

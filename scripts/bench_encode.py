@@ -37,6 +37,7 @@ from rankdistill.training.validation import dev_qrels
 CONALA = Path(__file__).parents[1] / "tests" / "data" / "conala"
 WARMUP = 64
 Encode = Callable[[list[str]], NDArray[np.float32]]
+Load = Callable[[str, int, str], Encode]  # of a model, a document's tokens and a device
 
 
 def main() -> None:
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--model", default=str(get_model_path()), help="a SentenceTransformer (default: MiniLM)")
     parser.add_argument("--max-length", type=int, default=128, help="tokens of a document that are read")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="OpenVINO runs on a CPU only")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--worker", choices=sorted(WAYS), help=argparse.SUPPRESS)
     parser.add_argument("--vectors", type=Path, help=argparse.SUPPRESS)
@@ -52,7 +54,7 @@ def main() -> None:
     collection = open_collection(str(arguments.data))
     if arguments.worker:
         texts = [text for _, text in collection.docs()]
-        encode = WAYS[arguments.worker](arguments.model, arguments.max_length)
+        encode = WAYS[arguments.worker](arguments.model, arguments.max_length, arguments.device)
         encode(texts[:WARMUP])
         start, start_cpu = time.perf_counter(), time.process_time()
         vectors = encode(texts)
@@ -61,15 +63,16 @@ def main() -> None:
         print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds}))
         return
     load = os.getloadavg()[0]
-    measured: dict[str, list[dict[str, float]]] = {name: [] for name in WAYS}
+    ways = [name for name in WAYS if arguments.device == "cpu" or "openvino" not in name]
+    measured: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
     with tempfile.TemporaryDirectory() as work:
         for _ in range(arguments.rounds):
-            for name in WAYS:
+            for name in ways:
                 kept = Path(work) / f"{name}.npy"
                 command = [sys.executable, __file__, *sys.argv[1:], "--worker", name, "--vectors", str(kept)]
                 done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
                 measured[name].append(json.loads(done.stdout.splitlines()[-1]))
-        vectors = {name: np.load(Path(work) / f"{name}.npy") for name in WAYS}
+        vectors = {name: np.load(Path(work) / f"{name}.npy") for name in ways}
     reference = next(iter(vectors.values()))
     quality = retrieval_quality(collection, arguments.model, vectors)
     peer = min(values["seconds"] for values in next(iter(measured.values())))
@@ -95,6 +98,7 @@ def main() -> None:
             "collection": arguments.data.name,
             "num_docs": collection.num_docs,
             "max_length": arguments.max_length,
+            "device": torch.cuda.get_device_name() if arguments.device == "cuda" else "cpu",
             "threads": torch.get_num_threads(),
             "load_1min": load,
             "rows": rows,
@@ -116,17 +120,17 @@ def retrieval_quality(collection: Collection, model: str, vectors: dict[str, NDA
     return found
 
 
-def sentence_transformers(model: str, max_length: int) -> Encode:
+def sentence_transformers(model: str, max_length: int, device: str) -> Encode:
     from sentence_transformers import SentenceTransformer
 
-    encoder = SentenceTransformer(model, device="cpu")
+    encoder = SentenceTransformer(model, device=device)
     encoder.max_seq_length = max_length
     return lambda texts: np.asarray(encoder.encode(texts, show_progress_bar=False), np.float32)
 
 
-def ours(backend: str, dtype: DTypeName) -> Callable[[str, int], Encode]:
-    def load(model: str, max_length: int) -> Encode:
-        encoder = load_model(model, device="cpu", backend=backend)  # type: ignore[arg-type]
+def ours(backend: str, dtype: DTypeName) -> Load:
+    def load(model: str, max_length: int, device: str) -> Encode:
+        encoder = load_model(model, device=device, backend=backend)  # type: ignore[arg-type]
         assert isinstance(encoder, DotModel)
         encoder.doc_max_length = max_length
         return lambda texts: encode_texts(encoder, texts, kind="document", dtype=dtype, progress=False)
@@ -134,7 +138,7 @@ def ours(backend: str, dtype: DTypeName) -> Callable[[str, int], Encode]:
     return load
 
 
-WAYS: dict[str, Callable[[str, int], Encode]] = {
+WAYS: dict[str, Load] = {
     "sentence-transformers": sentence_transformers,
     "rankdistill": ours("torch", "float32"),
     "rankdistill, bfloat16": ours("torch", "bfloat16"),

@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--query-length", type=int, default=48)
     parser.add_argument("--doc-length", type=int, default=48)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--worker", nargs=3, metavar=("TRAINER", "STUDENT", "FOLDER"), help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
@@ -131,7 +132,7 @@ def options_of(arguments: argparse.Namespace, student: str, **more: Any) -> Any:
         learning_rate=LEARNING_RATE,
         warmup_ratio=0.0,
         dtype=arguments.dtype,
-        device="cpu",
+        device=arguments.device,
         save_steps=1_000_000,
         **({student: own[student]} if student in own else {}),
         **more,
@@ -192,14 +193,14 @@ def theirs(arguments: argparse.Namespace, student: str, folder: Path, *, window_
         }
     )
     name = CLASSES[student]
-    model = getattr(sentence_transformers, name)(str(folder), device="cpu")
+    model = getattr(sentence_transformers, name)(str(folder), device=arguments.device)
     settings = getattr(sentence_transformers, f"{name}TrainingArguments")(
         output_dir=tempfile.mkdtemp(dir=arguments.work),
         per_device_train_batch_size=BATCH,
         num_train_epochs=1,
         learning_rate=LEARNING_RATE,
         bf16=arguments.dtype == "bfloat16",
-        use_cpu=True,
+        use_cpu=arguments.device == "cpu",
         logging_steps=10,
         save_strategy="no",
         report_to=[],

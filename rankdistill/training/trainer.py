@@ -120,8 +120,7 @@ class DistillationTrainer(Trainer):
     ) -> None:
         self._source, self._objective, self._validate = source, objective, validate
         self._only_trained = only_trained
-        self._term_sums: dict[str, float] = {}
-        self._term_count = self._num_positions = self._num_tokens = 0
+        self._start_sums()
         # The Trainer asks for an eval data set when it's told to evaluate; ours is behind `validate`.
         super().__init__(model, args, train_dataset=_Steps(source), eval_dataset={} if validate else None, **kwargs)
         self.model_accepts_loss_kwargs = False
@@ -164,22 +163,28 @@ class DistillationTrainer(Trainer):
         """The sum of the objective's terms."""
         terms = self._objective(model, inputs)
         loss = torch.stack(list(terms.values())).sum()
+        # Sums stay where they are until they're logged: a number asked of a GPU waits for all that it has been given to do.
         for name, term in terms.items():
-            self._term_sums[name] = self._term_sums.get(name, 0.0) + float(term.detach())
+            self._term_sums[name] = self._term_sums.get(name, 0) + term.detach()
         self._term_count += 1
         for name, array in inputs.items():
             if name.endswith("_mask"):
                 self._num_positions += array.numel()
-                self._num_tokens += int(array.sum())
+                self._num_tokens += array.sum()
         return (loss, {}) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the mean of each term and the share of padding since the last log."""
         if "loss" in logs and self._term_count:
-            logs |= {f"loss/{name}": total / self._term_count for name, total in self._term_sums.items()}
-            logs["padding"] = round(1 - self._num_tokens / max(1, self._num_positions), 4)
-            self._term_sums, self._term_count, self._num_positions, self._num_tokens = {}, 0, 0, 0
+            logs |= {f"loss/{name}": float(total) / self._term_count for name, total in self._term_sums.items()}
+            logs["padding"] = round(1 - int(self._num_tokens) / max(1, self._num_positions), 4)
+            self._start_sums()
         super().log(logs, start_time)
+
+    def _start_sums(self) -> None:
+        self._term_sums: dict[str, Tensor | int] = {}
+        self._num_tokens: Tensor | int = 0
+        self._term_count = self._num_positions = 0
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
