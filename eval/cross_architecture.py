@@ -128,6 +128,12 @@ def main() -> None:
         "--num-epochs", type=float, help="of students but TK, which has six (default: the collection's)"
     )
     parser.add_argument(
+        "--factor",
+        type=float,
+        default=1.0,
+        help="multiplies what the teachers say, in the table of students (default: 1)",
+    )
+    parser.add_argument(
         "--jobs", type=int, default=1, help="students trained at a time: a GPU has room for many (default: 1)"
     )
     arguments = parser.parse_args()
@@ -143,6 +149,7 @@ def main() -> None:
         arguments.suffix,
         arguments.num_docs,
         arguments.num_epochs,
+        arguments.factor,
         arguments.jobs,
     )
     TABLES[arguments.table](study, arguments.seeds, arguments.only)
@@ -184,9 +191,10 @@ def students(study: Study, seeds: list[int], only: list[str] | None) -> None:
     rows: Rows = {}
     for architecture, kind in chosen(STUDENTS, only).items():
         for teacher in ("alone", "T1", "T2"):
-            scale = ensemble_scale if teacher == "T2" else study.teacher_scale
+            scale = study.factor * (ensemble_scale if teacher == "T2" else study.teacher_scale)
             options = student_options(kind, teacher, study.num_docs, scale)
-            rows[f"{architecture}, {teacher}"] = (ensemble if teacher == "T2" else None, options)
+            way = teacher if teacher == "alone" or study.factor == 1.0 else f"{teacher} x {study.factor:g}"
+            rows[f"{architecture}, {way}"] = (ensemble if teacher == "T2" else None, options)
     teachers = {"T1": study.reranked_by(study.first_teacher), "T2": [study.reranked_by_ensemble(study.teachers)]}
     found = both_ways(study, seeds, rows, teachers, "alone")
     write_result(f"students-{study.name}", study, started, seeds=seeds, ensemble_scale=ensemble_scale, **found)
