@@ -197,7 +197,8 @@ def students(study: Study, seeds: list[int], only: list[str] | None) -> None:
             rows[f"{architecture}, {way}"] = (ensemble if teacher == "T2" else None, options)
     teachers = {"T1": study.reranked_by(study.first_teacher), "T2": [study.reranked_by_ensemble(study.teachers)]}
     found = both_ways(study, seeds, rows, teachers, "alone")
-    write_result(f"students-{study.name}", study, started, seeds=seeds, ensemble_scale=ensemble_scale, **found)
+    told = {"ensemble_scale": ensemble_scale, "factor": study.factor}
+    write_result(f"students-{study.name}", study, started, seeds=seeds, **told, **found)
     show(found["reranked"])
 
 

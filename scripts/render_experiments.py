@@ -100,11 +100,13 @@ def losses(result: dict[str, Any]) -> str:
     )
 
 
-def weights(result: dict[str, Any]) -> str:
+def margins(result: dict[str, Any]) -> str:
     return (
-        f"## Labels and margins: {named(result)}\n\n{made(result)} Alone: labels only, as in “Students and teachers”. Margins: the "
-        "same with Margin-MSE of T1's scores, times a weight. p: randomisation test on nDCG@10 against the same student alone, "
-        f"Holm-corrected.\n\n{both_ways(result)}{by(result)}"
+        f"## Labels and margins: {named(result)}\n\n{made(result)} Alone: labels only. T1: the same and Margin-MSE of T1's scores, "
+        "as in “Students and teachers”. x 0.3: of its scores times 0.3. At a tenth of the weight: Margin-MSE counts a tenth of what it "
+        "does there. Spread evenly: its scores in their order, at equal distances over all rows; ranks: its order of a row's docs; both "
+        "scaled to the spread of its margins. Where it's right: without rows where it likes another doc better than the relevant one. "
+        f"p: randomisation test on nDCG@10 against the same student alone, Holm-corrected.\n\n{both_ways(result)}{by(result)}"
     )
 
 
@@ -220,7 +222,9 @@ def named(result: dict[str, Any]) -> str:
     usual = result["setting"]["num_epochs"]
     number = result.get("num_epochs", usual)
     epochs = "" if number == usual else f", {number:g} epochs"
-    return f"{result['collection']}{lists}{held_out}{epochs}{over_seeds(result)}"
+    factor = result.get("factor", 1.0)
+    scaled = "" if factor == 1.0 else f", scores x {factor:g}"
+    return f"{result['collection']}{lists}{held_out}{epochs}{scaled}{over_seeds(result)}"
 
 
 def over_seeds(result: dict[str, Any]) -> str:
@@ -270,7 +274,9 @@ def compared(rows: list[dict[str, Any]]) -> str:
 def by(result: dict[str, Any]) -> str:
     """The command that measured it."""
     versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
-    return f"`{result['command']}` ({versions}; {result['threads']} threads)\n"
+    device = result.get("device", "cpu")
+    where = f"{result['threads']} threads" if device == "cpu" else device
+    return f"`{result['command']}` ({versions}; {where})\n"
 
 
 def figure(result: dict[str, Any], latency: dict[str, Any]) -> str:
@@ -340,7 +346,7 @@ EXPERIMENTS = {
     "students": students,
     "unlabelled": unlabelled,
     "losses": losses,
-    "weights": weights,
+    "margins": margins,
     "scales": scales,
     "exits": exits,
     "entities": entities,
