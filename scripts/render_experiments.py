@@ -102,11 +102,12 @@ def losses(result: dict[str, Any]) -> str:
 
 def margins(result: dict[str, Any]) -> str:
     return (
-        f"## Labels and margins: {named(result)}\n\n{made(result)} Alone: labels only. T1: the same and Margin-MSE of T1's scores, "
-        "as in “Students and teachers”. x 0.3: of its scores times 0.3. At a tenth of the weight: Margin-MSE counts a tenth of what it "
-        "does there. Spread evenly: its scores in their order, at equal distances over all rows; ranks: its order of a row's docs; both "
-        "scaled to the spread of its margins. Where it's right: without rows where it likes another doc better than the relevant one. "
-        f"p: randomisation test on nDCG@10 against the same student alone, Holm-corrected.\n\n{both_ways(result)}{by(result)}"
+        f"## Labels and margins: {named(result)}\n\n{made(result)} Alone: labels only. T1: the same and Margin-MSE of its "
+        "scores, as in “Students and teachers”. x 0.3: of its scores times 0.3. At a tenth of the weight: Margin-MSE counts a "
+        "tenth of what it does there. Spread evenly: its scores in their order, at equal distances over all rows; ranks: its "
+        "order of a row's docs; both scaled to the spread of its margins. Where it's right: without rows where it likes "
+        "another doc better than the relevant one. p: randomisation test on nDCG@10 against the same student alone, "
+        f"Holm-corrected.\n\n{both_ways(result)}{by(result)}"
     )
 
 
