@@ -131,7 +131,7 @@ def main() -> None:
         "--factor",
         type=float,
         default=1.0,
-        help="multiplies what the teachers say, in the table of students (default: 1)",
+        help="multiplies what teachers say, in the tables `students` and `unlabelled` (default: 1)",
     )
     parser.add_argument(
         "--jobs", type=int, default=1, help="students trained at a time: a GPU has room for many (default: 1)"
@@ -193,7 +193,7 @@ def students(study: Study, seeds: list[int], only: list[str] | None) -> None:
         for teacher in ("alone", "T1", "T2"):
             scale = study.factor * (ensemble_scale if teacher == "T2" else study.teacher_scale)
             options = student_options(kind, teacher, study.num_docs, scale)
-            way = teacher if teacher == "alone" or study.factor == 1.0 else f"{teacher} x {study.factor:g}"
+            way = teacher if teacher == "alone" else scaled(teacher, study)
             rows[f"{architecture}, {way}"] = (ensemble if teacher == "T2" else None, options)
     teachers = {"T1": study.reranked_by(study.first_teacher), "T2": [study.reranked_by_ensemble(study.teachers)]}
     found = both_ways(study, seeds, rows, teachers, "alone")
@@ -224,15 +224,22 @@ def unlabelled(study: Study, seeds: list[int], only: list[str] | None) -> None:
             ("teacher", teacher.scores, study.teacher_scale),
             ("ensemble", ensemble, ensemble_scale),
         ):
-            rows[f"{architecture}, {way}"] = (scores, student_options(kind, "T1", study.num_docs, scale))
+            options = student_options(kind, "T1", study.num_docs, study.factor * scale)
+            rows[f"{architecture}, {scaled(way, study)}"] = (scores, options)
     teachers = {
         "teacher": study.reranked_by(teacher),
         "ensemble": [study.reranked_by_ensemble(study.unlabelled)],
     }
     found = both_ways(study, seeds, rows, teachers, "labels, as many steps")
-    counts = {"num_labelled": num_labelled, "num_scored": num_scored, "ensemble_scale": ensemble_scale}
-    write_result(f"unlabelled-{study.name}", study, started, seeds=seeds, **counts, **found)
+    told = {"num_labelled": num_labelled, "num_scored": num_scored, "ensemble_scale": ensemble_scale}
+    told["factor"] = study.factor
+    write_result(f"unlabelled-{study.name}", study, started, seeds=seeds, **told, **found)
     show(found["reranked"])
+
+
+def scaled(teacher: str, study: Study) -> str:
+    """A teacher's name, and by what its scores are multiplied."""
+    return teacher if study.factor == 1.0 else f"{teacher} x {study.factor:g}"
 
 
 def both_ways(

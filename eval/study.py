@@ -110,7 +110,7 @@ class Study:
         num_docs: of a training row. 2 are triples; more are lists of a relevant doc and others, half of them drawn from BM25's
             first 30 and half from the whole collection.
         num_epochs: in place of the setting's; see `student_epochs`.
-        factor: multiplies the scores of the teachers of `students`.
+        factor: multiplies what teachers say, in the tables `students` and `unlabelled`.
         jobs: students of a table that are trained at a time.
     """
 
