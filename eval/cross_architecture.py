@@ -32,6 +32,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from changed_scores import ranks, spread_evenly, where_right
 from study import COLBERT, COSINE_SCALE, MINILM, SETTINGS, SHARED, Study, mean_of_runs
 from tables import agreement, shallow, table, write_result
 
@@ -231,8 +232,8 @@ def unlabelled(study: Study, seeds: list[int], only: list[str] | None) -> None:
         "ensemble": [study.reranked_by_ensemble(study.unlabelled)],
     }
     found = both_ways(study, seeds, rows, teachers, "labels, as many steps")
-    told = {"num_labelled": num_labelled, "num_scored": num_scored, "ensemble_scale": ensemble_scale}
-    told["factor"] = study.factor
+    counts = {"num_labelled": num_labelled, "num_scored": num_scored}
+    told = {**counts, "ensemble_scale": ensemble_scale, "factor": study.factor}
     write_result(f"unlabelled-{study.name}", study, started, seeds=seeds, **told, **found)
     show(found["reranked"])
 
@@ -262,9 +263,9 @@ def both_ways(
     if study.jobs > 1:
         make_all(study, seeds, rows)
     for row, (scores, options) in rows.items():
-        reranked[row], found, seconds[row] = runs_of(study, seeds, row, scores, options)
-        if found:
-            searched[row] = found
+        reranked[row], of_search, seconds[row] = runs_of(study, seeds, row, scores, options)
+        if of_search:
+            searched[row] = of_search
     baselines = {row: f"{row.split(',')[0]}, {baseline}" for row in rows}
     teacher = mean_of_runs(next(iter(teachers.values())))
     of_reranked = table(study.qrels, reranked, baselines)
@@ -318,23 +319,20 @@ def margins(study: Study, seeds: list[int], only: list[str] | None) -> None:
     if study.num_docs == 2:
         raise SystemExit("expected lists (--num-docs 4, say)")
     started = time.perf_counter()
-    changed = {
-        "T1 spread evenly": study.spread_evenly(),
-        "T1's ranks": study.ranks(),
-        "T1 where it's right": study.where_right(),
+    scale = study.teacher_scale
+    ways: dict[str, tuple[Path | None, float, float]] = {
+        "T1": (None, scale, WEIGHT),
+        "T1 x 0.3": (None, 0.3 * scale, WEIGHT),
+        "T1 at a tenth of the weight": (None, scale, 0.1 * WEIGHT),
+        "T1 spread evenly": (*spread_evenly(study), WEIGHT),
+        "T1's ranks": (*ranks(study), WEIGHT),
+        "T1 where it's right": (*where_right(study), WEIGHT),
     }
     rows: Rows = {}
     for architecture, kind in chosen(STUDENTS, only).items():
-
-        def taught(scale: float, weight: float = WEIGHT, kind: dict[str, Any] = kind) -> dict[str, Any]:
-            return student_options(kind, "T1", study.num_docs, scale, weight)
-
         rows[f"{architecture}, alone"] = (None, student_options(kind, "alone", study.num_docs))
-        rows[f"{architecture}, T1"] = (None, taught(study.teacher_scale))
-        rows[f"{architecture}, T1 x 0.3"] = (None, taught(0.3 * study.teacher_scale))
-        rows[f"{architecture}, T1 at a tenth of the weight"] = (None, taught(study.teacher_scale, 0.1 * WEIGHT))
-        for way, (scores, scale) in changed.items():
-            rows[f"{architecture}, {way}"] = (scores, taught(scale))
+        for way, (scores, scale, weight) in ways.items():
+            rows[f"{architecture}, {way}"] = (scores, student_options(kind, "T1", study.num_docs, scale, weight))
     found = both_ways(study, seeds, rows, {"T1": study.reranked_by(study.first_teacher)}, "alone")
     write_result(f"margins-{study.name}", study, started, seeds=seeds, **found)
     show(found["reranked"])

@@ -297,6 +297,10 @@ class Study:
         """Where scores of the rows are kept."""
         return self.out / f"{name}{self.mark}.{'tsv' if self.num_docs == 2 else 'jsonl'}"
 
+    def by_whom(self, name: str) -> str:
+        """The name of scores that are made of T1's, which say whether they're held out."""
+        return f"{name}-held-out" if self.held_out else name
+
     def scored(self, teacher: str, name: str, rows: Path | None = None) -> Path:
         """A teacher's scores of the rows, or of some of them."""
         path = self.score_path(name)
@@ -365,43 +369,18 @@ class Study:
     @cached_property
     def ensemble(self) -> tuple[Path, float]:
         """T2: the mean z-scores of unlike teachers; and the scale that gives its margins the spread of T1's."""
-        return self._merged("scores-ensemble" + ("-held-out" if self.held_out else ""), self.teachers)
+        return self._merged(self.by_whom("scores-ensemble"), self.teachers)
 
     def _merged(self, name: str, teachers: Sequence[Teacher], best_first: bool = False) -> tuple[Path, float]:
         path = self.score_path(name)
         if not path.is_file():
             files = [str(teacher.scores) for teacher in teachers]
             merge_scores(files, path, normalize="zscore", best_first=best_first)
-        return path, self._scale_like(teachers[0].scores, path)
+        return path, self.scale_like(teachers[0].scores, path)
 
-    def _scale_like(self, scores: Path, path: Path) -> float:
+    def scale_like(self, scores: Path, path: Path) -> float:
         """What gives a file's margins the spread of those that a student learns from `scores`."""
         return round(_margin_spread(scores) * self.teacher_scale / _margin_spread(path), 3)
-
-    def spread_evenly(self) -> tuple[Path, float]:
-        """T1's scores in their order at equal distances from 0 to 1, over all rows; and their scale, as an ensemble's."""
-        path = self.score_path("scores-evenly" + ("-held-out" if self.held_out else ""))
-        lists = [json.loads(line) for line in self.scores.read_text(encoding="utf-8").splitlines()]
-        scores = np.array([score for _, *docs in lists for _, score in docs])
-        values, place = np.unique(scores, return_inverse=True)
-        even = iter((place / (len(values) - 1)).tolist())
-        moved = ([query_id, *([doc_id, next(even)] for doc_id, _ in docs)] for query_id, *docs in lists)
-        path.write_text("".join(json.dumps(row) + "\n" for row in moved), encoding="utf-8")
-        return path, self._scale_like(self.scores, path)
-
-    def ranks(self) -> tuple[Path, float]:
-        """T1's ranks in each row; and their scale, as an ensemble's."""
-        path = self.score_path("scores-ranks" + ("-held-out" if self.held_out else ""))
-        merge_scores([str(self.scores)], path, normalize="rank", progress=False)
-        return path, self._scale_like(self.scores, path)
-
-    def where_right(self) -> tuple[Path, float]:
-        """T1's scores of the rows whose relevant doc it likes best; and their scale, T1's own."""
-        path = self.score_path("scores-right" + ("-held-out" if self.held_out else ""))
-        lines = self.scores.read_text(encoding="utf-8").splitlines(keepends=True)
-        right = [line for line in lines if _is_right(json.loads(line)[1:])]
-        path.write_text("".join(right), encoding="utf-8")
-        return path, self.teacher_scale
 
     def reranked_by(self, teacher: Teacher) -> list[Run]:
         """BM25's first 100, scored anew by each of a teacher's models."""
@@ -524,10 +503,6 @@ def mean_of_runs(runs: Sequence[Run]) -> Run:
             for doc_id in docs:
                 docs[doc_id] += float((run[query_id][doc_id] - mean) / (deviation * len(runs)))
     return found
-
-
-def _is_right(docs: Sequence[tuple[str, float]]) -> bool:
-    return docs[0][1] > max(score for _, score in docs[1:])
 
 
 def _margin_spread(path: Path) -> float:
