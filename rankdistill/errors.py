@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["BadDataError", "BadStoreError", "MissingDependencyError", "MissingIdsError", "RankDistillError"]
+__all__ = [
+    "BadDataError",
+    "BadStoreError",
+    "MissingDependencyError",
+    "MissingIdsError",
+    "RankDistillError",
+    "WrongModelError",
+]
 
 
 class RankDistillError(Exception):
@@ -32,6 +39,10 @@ class BadDataError(RankDistillError):
 
 class BadStoreError(RankDistillError):
     """A store of ours (scores, tokens, vectors) is torn, changed, foreign, of a later version, or built from something else."""
+
+
+class WrongModelError(RankDistillError, ValueError):
+    """A model, or an index of one, that is whole but can't be used for what was asked; one of another kind, say."""
 
 
 class MissingIdsError(RankDistillError):
