@@ -49,7 +49,10 @@ def _backend(tokenizer: Any) -> Tokenizer:
     backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
     if not isinstance(backend, Tokenizer):
         found = type(tokenizer).__name__
-        raise ValueError(f"expected a fast tokenizer (one with a tokenizer.json), found {found}; convert it first")
+        raise ValueError(
+            f"expected a fast tokenizer (tokenizer.json), which token stores need, found {found}, which runs in Python only; "
+            "start from a model that has one"
+        )
     return backend
 
 

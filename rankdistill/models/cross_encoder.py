@@ -138,7 +138,7 @@ class CrossEncoderModel(nn.Module):
         config.num_labels = 1
         head = ("classifier", "pre_classifier", "pooler", "head", "score") if new_head else ()
         classifier = load_weights(AutoModelForSequenceClassification, str(path), config, may_be_new=head)
-        tokenizer = load_tokenizer(str(path))
+        tokenizer = load_tokenizer(path, classifier, slow=True)
         longest = max_positions(config)
         stated = min(int(tokenizer.model_max_length), longest, 512)
         model = cls(classifier, tokenizer, max_length=min(max_length or stated, longest))

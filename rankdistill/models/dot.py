@@ -148,7 +148,7 @@ class DotModel(Tower):
         config = config_with_layers(str(body), num_layers, dropout)
         # The pooler takes no part in the score, and many checkpoints come without one.
         encoder = load_weights(AutoModel, str(body), config, may_be_new=("pooler",))
-        tokenizer = load_tokenizer(str(body))
+        tokenizer = load_tokenizer(body, encoder, slow=True)
         projection: nn.Linear | None = None
         if projection_dim is not None:
             projection = nn.Linear(int(config.hidden_size), projection_dim, bias=False)
