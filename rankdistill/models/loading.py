@@ -12,6 +12,7 @@ from rankdistill.models.colbert import ColbertModel
 from rankdistill.models.cross_encoder import CrossEncoderModel
 from rankdistill.models.dot import DotModel
 from rankdistill.models.exits import ManyExits
+from rankdistill.models.foreign import ForeignModel, load_dense_model
 from rankdistill.models.layout import model_type
 from rankdistill.models.multi_exit import MultiExitEncoder
 from rankdistill.models.multi_exit_colbert import MultiExitColbert
@@ -21,9 +22,11 @@ from rankdistill.models.splade import SpladeModel
 from rankdistill.models.tk import TKModel
 from rankdistill.models.towers import OWN_CONFIG, Tower, read_json
 
-__all__ = ["ARCHITECTURES", "Model", "at_exit", "load_model"]
+__all__ = ["ARCHITECTURES", "Model", "Student", "at_exit", "load_model"]
 
-Model: TypeAlias = Tower | CrossEncoderModel
+Student: TypeAlias = Tower | CrossEncoderModel
+"""Models that are trained here."""
+Model: TypeAlias = Student | ForeignModel
 
 _KINDS: tuple[type[Any], ...] = (
     DotModel,
@@ -56,7 +59,8 @@ def load_model(
     """The model in a folder: what its rankdistill.json says, or else what its layout tells.
 
     Without a rankdistill.json, modules of sentence-transformers tell by the class that wrote them; without those, a config
-    that speaks of a sequence classifier is a `CrossEncoderModel`, anything else a `DotModel`.
+    that speaks of a sequence classifier is a `CrossEncoderModel`, anything else a `DotModel`. A SentenceTransformer whose
+    chain of modules our own code doesn't run is a `ForeignModel`.
 
     Args:
         name_or_path: a folder, or a hub id.
@@ -114,7 +118,7 @@ def _load(name_or_path: str | Path, device: str) -> Model:
     theirs = model_type(path)
     if theirs is not None:
         chosen = _OF_SENTENCE_TRANSFORMERS.get(theirs)
-        return (chosen or DotModel).from_pretrained(path, device=device)
+        return load_dense_model(path, device=device) if chosen is None else chosen.from_pretrained(path, device=device)
     if not (path / "config.json").is_file():
         raise FileNotFoundError(f"{path}: expected a model (config.json), found none; check the path")
     architectures = read_json(path / "config.json").get("architectures") or []
