@@ -278,15 +278,17 @@ def _encoder_class(config: PretrainedConfig, path: str) -> Any:
     return AutoModel
 
 
-def load_tokenizer(path: str | Path, body: Any = None, *, slow: bool = False) -> Any:
+def load_tokenizer(path: str | Path, body: Any = None, *, slow: bool = False, with_types: bool = False) -> Any:
     """The tokenizer at `path`, which pads on the right: what a body makes of a text then doesn't depend on the padding.
 
     Args:
         body: the model that is to read its tokens; checked to have an embedding of each.
         slow: whether a tokenizer without a fast (Rust) form will do. Token stores and tries need a fast one.
+        with_types: whether `body` is given token types too, not only ids.
 
     Raises:
-        WrongModelError: if the tokenizer isn't fast but has to be, needs code of its own, or has tokens that `body` lacks.
+        WrongModelError: if the tokenizer isn't fast but has to be, needs code of its own, has tokens that `body` lacks, or
+            gives a single text token types that `body` isn't given.
     """
     with quiet():  # it warns of our own configs, which it has no need of
         tokenizer = pretrained(AutoTokenizer, path)
@@ -297,9 +299,14 @@ def load_tokenizer(path: str | Path, body: Any = None, *, slow: bool = False) ->
             "pick a model that has one",
             str(path),
         )
-    tokenizer.padding_side = "right"
+    if body is None or body.config.model_type != "xlnet":  # whose classifier reads the last place
+        tokenizer.padding_side = "right"
     if body is not None:
         check_tokens(tokenizer, body, str(path))
+    if body is not None and not with_types and any(tokenizer("a").get("token_type_ids") or ()):
+        found = f"a {type(tokenizer).__name__}, which gives others"
+        remedy = "start from a model of another family"
+        raise WrongModelError("a tokenizer that gives a single text the token type 0", found, remedy, str(path))
     return tokenizer
 
 

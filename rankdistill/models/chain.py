@@ -17,7 +17,16 @@ from rankdistill.models.layout import IDENTITIES, read_modules, read_prompts, re
 from rankdistill.models.similarity import SIMILARITIES, Similarity
 from rankdistill.models.towers import read_json
 
-__all__ = ["Chain", "Pooling", "check_body", "foreign_body", "foreign_part", "read_chain"]
+__all__ = [
+    "Chain",
+    "Pooling",
+    "check_body",
+    "foreign_body",
+    "foreign_part",
+    "foreign_setting",
+    "foreign_type",
+    "read_chain",
+]
 
 Pooling = Literal["mean", "cls", "lasttoken"]
 """How token states become one vector, by sentence-transformers' names."""
@@ -108,9 +117,9 @@ def foreign_part(path: Path) -> str | None:
     modules = read_modules(path)
     if not modules:
         return None
-    for module in read_json(path / "modules.json"):
-        if not str(module["type"]).startswith("sentence_transformers."):
-            return f'a module "{module["type"]}" that is not part of sentence-transformers'
+    stranger = foreign_type(path)
+    if stranger is not None:
+        return stranger
     kinds = [kind for kind, _ in modules]
     expected = ["Transformer", "Pooling", *(kind for kind in ("Dense", "Normalize") if kind in kinds)]
     if kinds != expected:
@@ -138,10 +147,26 @@ def foreign_body(path: Path) -> str | None:
         return f'no module "Transformer" (but {", ".join(kind for kind, _ in modules)})'
     if (path / where / "adapter_config.json").is_file():
         return "an adapter of peft in the Transformer"
-    for name, value in read_transformer(path / where).items():
-        if name not in _LENGTHS and value not in _PLAIN_TRANSFORMER.get(name, ()):
-            return f"a Transformer with {name} {value!r}"
-    return None
+    return foreign_setting(read_transformer(path / where))
+
+
+def foreign_type(path: Path) -> str | None:
+    """The module of a chain that isn't of sentence-transformers, in a few words; None if there is none."""
+    types = [str(module["type"]) for module in read_json(path / "modules.json")]
+    found = next((name for name in types if not name.startswith("sentence_transformers.")), None)
+    return None if found is None else f'a module "{found}" that is not part of sentence-transformers'
+
+
+def foreign_setting(config: Mapping[str, Any], changed: Mapping[str, tuple[Any, ...]] | None = None) -> str | None:
+    """The setting of a Transformer module that does more than run the body, in a few words; None if there is none.
+
+    Args:
+        changed: values that change nothing in another kind of chain than a SentenceTransformer's.
+    """
+    plain = _PLAIN_TRANSFORMER | dict(changed or {})
+    odd = (name for name, value in config.items() if name not in _LENGTHS and value not in plain.get(name, ()))
+    name = next(odd, None)
+    return None if name is None else f"a Transformer with {name} {config[name]!r}"
 
 
 def check_body(path: Path) -> None:

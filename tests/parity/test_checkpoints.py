@@ -111,7 +111,7 @@ def test_lengths_stay_within_the_models_positions(tiny_bert_dir: Path) -> None:
 
 
 def test_a_plain_body_is_no_cross_encoder_unless_a_new_head_is_asked_for(tiny_bert_dir: Path) -> None:
-    with pytest.raises(BadDataError, match=r"expected a cross-encoder .* found BertModel; train one"):
+    with pytest.raises(WrongModelError, match=r"expected a cross-encoder .* found BertModel; train one"):
         CrossEncoderModel.from_pretrained(tiny_bert_dir)
 
 
