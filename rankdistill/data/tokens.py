@@ -49,7 +49,10 @@ def _backend(tokenizer: Any) -> Tokenizer:
     backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
     if not isinstance(backend, Tokenizer):
         found = type(tokenizer).__name__
-        raise ValueError(f"expected a fast tokenizer (one with a tokenizer.json), found {found}; convert it first")
+        raise ValueError(
+            f"expected a fast tokenizer (tokenizer.json), which token stores need, found {found}, which runs in Python only; "
+            "start from a model that has one"
+        )
     return backend
 
 
@@ -101,7 +104,7 @@ def build_tokens(
     Args:
         texts: (id, text) in the order of the rows; only `Texts` skip what is done without reading it.
         tokenizer: a fast tokenizer of transformers (or a `tokenizers.Tokenizer`).
-        max_length: longer texts are truncated as the tokenizer does; special tokens count.
+        max_length: longer texts are truncated as the tokenizer does, on its side; special tokens count.
         path: the store. While it grows it's `PATH.partial`, with `PATH.journal` beside it.
         prompt: put in front of every text ("query: " for E5).
         fingerprint: what names the texts; needed where `texts` isn't a `Texts`.
@@ -112,7 +115,7 @@ def build_tokens(
             needed.
         BadStoreError: if an iterable of texts ends before the point that a former build had reached.
     """
-    path, backend = Path(path), plain_copy(tokenizer)
+    path, backend, side = Path(path), plain_copy(tokenizer), _truncation_side(tokenizer)
     if fingerprint is None:
         if not isinstance(texts, Texts):
             raise ValueError("expected a fingerprint that names the texts, found none; pass fingerprint=")
@@ -122,13 +125,13 @@ def build_tokens(
     writer = TokenWriter(
         path,
         tokenizer_fingerprint=tokenizer_fingerprint(backend),
-        source_fingerprint=_source(fingerprint, prompt),
+        source_fingerprint=_source(fingerprint, prompt, side),
         max_length=max_length,
         num_prefix=num_prefix,
         num_suffix=num_suffix,
         width=2 if max(backend.get_vocab().values()) < 1 << 16 else 4,
     )
-    backend.enable_truncation(max_length)
+    backend.enable_truncation(max_length, direction=side)
     done = len(writer)
     if isinstance(texts, Texts):
         total, rest = len(texts), texts.pairs(done)
@@ -150,8 +153,13 @@ def build_tokens(
     return TokenStore(path, verify=False)
 
 
-def _source(fingerprint: str, prompt: str) -> str:
-    return fingerprint_of(fingerprint, prompt)
+def _truncation_side(tokenizer: Any) -> str:
+    """ "left" or "right": where the tokenizer cuts texts that are too long."""
+    return str(getattr(tokenizer, "truncation_side", "right"))
+
+
+def _source(fingerprint: str, prompt: str, side: str) -> str:
+    return fingerprint_of(fingerprint, prompt, *([side] if side == "left" else []))
 
 
 def open_tokens(
@@ -181,7 +189,8 @@ def open_tokens(
         pairs.append(("max_length", max_length, store.max_length))
     if texts is not None:
         fingerprint = texts.fingerprint if isinstance(texts, Texts) else texts
-        pairs.append(("texts (and prompt)", _source(fingerprint, prompt), store.source_fingerprint))
+        source = _source(fingerprint, prompt, _truncation_side(tokenizer))
+        pairs.append(("texts (and prompt)", source, store.source_fingerprint))
     for what, wanted, found in pairs:
         if wanted != found:
             remedy = "rebuild it: remove the file, or build_tokens to another path"
@@ -204,7 +213,7 @@ def cached_tokens(
     Processes that ask at once wait for the one that builds. A store that turns out to be torn is built again.
     """
     texts = collection.side(side) if isinstance(collection, Collection) else collection
-    source = _source(texts.fingerprint, prompt)
+    source = _source(texts.fingerprint, prompt, _truncation_side(tokenizer))
     name = f"{side}-{max_length}-{tokenizer_fingerprint(tokenizer)[:12]}-{source[:12]}.rdtokens"
     path = Path(cache_dir or cache_folder("tokens")) / name
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,9 +14,9 @@ __all__ = ["run_build", "run_info", "run_query"]
 
 
 def _load_tokenizer(name: str) -> Any:
-    from transformers import AutoTokenizer
+    from rankdistill.models.backbone import load_tokenizer
 
-    return AutoTokenizer.from_pretrained(name)
+    return load_tokenizer(name)
 
 
 def run_build(options: TrieBuildOptions) -> str:

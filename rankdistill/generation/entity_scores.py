@@ -158,11 +158,11 @@ def open_trie(path: Path, tokenizer_name: str | None) -> tuple[TokenTrie, Any]:
         ValueError: without a tokenizer's name.
         BadStoreError: if the trie is of another.
     """
-    from transformers import AutoTokenizer
+    from rankdistill.models.backbone import load_tokenizer
 
     if tokenizer_name is None:
         raise ValueError("expected --tokenizer MODEL with --trie, found none; it says which tokens titles are")
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_name)
+    tokenizer = load_tokenizer(tokenizer_name)
     return TokenTrie.open(path, tokenizer=tokenizer), tokenizer
 
 

@@ -296,7 +296,7 @@ class ColbertModel(InteractionModel):
         body = path / stored["transformer"]
         config = config_with_layers(str(body), num_layers, dropout)
         encoder = load_weights(AutoModel, str(body), config, may_be_new=("pooler",))
-        tokenizer = load_tokenizer(str(body))
+        tokenizer = load_tokenizer(body, encoder, slow=True)
         projection: nn.Linear | None = load_dense(path / stored["dense"]) if stored["dense"] else None
         if projection is None or (dim is not None and projection.out_features != dim):
             assert dim is not None

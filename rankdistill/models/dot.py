@@ -1,4 +1,4 @@
-"""The dot student: one shared encoder, pooled to one vector; the score of a pair is the dot product.
+"""The dot student: one shared encoder, pooled to one vector; the score of a pair is the similarity of its vectors.
 
 Checkpoints are SentenceTransformer folders: Transformer + Pooling [+ Dense] [+ Normalize].
 """
@@ -7,31 +7,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModel, PreTrainedModel
 
-from rankdistill.errors import BadDataError
 from rankdistill.models.backbone import config_with_layers, load_tokenizer, load_weights, max_positions, resolve
-from rankdistill.models.layout import lengths_within, load_dense, read_lengths, read_modules, read_prompts, write_layout
+from rankdistill.models.chain import Pooling, read_chain
+from rankdistill.models.layout import lengths_within, load_dense, read_lengths, write_layout
 from rankdistill.models.packed import can_pack, given_to_body, run_body
 from rankdistill.models.precision import choose_device
-from rankdistill.models.towers import BatchScores, Card, Kind, Part, Tower, read_json
+from rankdistill.models.similarity import SIMILARITIES, Similarity, similarities
+from rankdistill.models.towers import BatchScores, Card, Kind, Part, Tower
 
 __all__ = ["DotModel", "Pooling", "pool"]
 
-Pooling = Literal["mean", "cls", "lasttoken"]
-"""How token states become one vector, by sentence-transformers' names."""
-
 
 class DotModel(Tower):
-    """An encoder whose pooled output is compared by dot product.
+    """An encoder whose pooled output is compared by dot product, or by another similarity that its folder names.
 
     Attributes:
         dim: width D of the vectors.
+        similarity: what compares two vectors, by sentence-transformers' names.
 
     Source:
         BERT_DOT of Hofstätter et al. 2020, arXiv:2010.02666 (there: CLS pooling, no projection, no normalisation).
@@ -53,15 +52,23 @@ class DotModel(Tower):
         pooling: Pooling = "mean",
         projection: nn.Linear | None = None,
         normalize: bool = False,
+        similarity: Similarity = "dot",
         **lengths_and_prompts: Any,
     ) -> None:
         super().__init__(tokenizer, **lengths_and_prompts)
+        if similarity not in SIMILARITIES:
+            raise ValueError(f"similarity must be one of {', '.join(SIMILARITIES)}, not {similarity!r}")
         if pooling not in get_args(Pooling):
             raise ValueError(f'pooling must be "mean", "cls" or "lasttoken", not {pooling!r}')
         self.encoder, self.projection = encoder, projection
-        self.pooling, self.normalize = pooling, normalize
+        self.pooling, self.normalize, self.similarity = pooling, normalize, similarity
         self.config: Any = encoder.config
         self.dim: int = projection.out_features if projection is not None else int(encoder.config.hidden_size)
+
+    @property
+    def comparison(self) -> Similarity:
+        """What compares its vectors. Vectors of length 1 have their dot product for their cosine."""
+        return "dot" if self.normalize and self.similarity == "cosine" else self.similarity
 
     @property
     def backbone(self) -> PreTrainedModel | None:
@@ -108,11 +115,13 @@ class DotModel(Tower):
         """Scores [B, M] of every query with every doc, in fp32; as in `Tower.compare`."""
         queries_BD, docs_MD = (torch.cat([vectors for (vectors,) in side]).float() for side in (queries, docs))
         with torch.autocast(queries_BD.device.type, enabled=False):
-            return BatchScores(queries_BD @ docs_MD.T, in_batch=True)
+            return BatchScores(similarities(queries_BD, docs_MD, self.comparison), in_batch=True)
 
     def own_config(self) -> dict[str, Any]:
         """As in `Tower.own_config`."""
-        return super().own_config() | {"pooling": self.pooling, "normalize": self.normalize}
+        own = super().own_config() | {"pooling": self.pooling, "normalize": self.normalize}
+        # The dot product goes without saying, so that fingerprints of models from before there were others stay.
+        return own if self.comparison == "dot" else own | {"similarity": self.comparison}
 
     @classmethod
     def from_pretrained(
@@ -125,44 +134,51 @@ class DotModel(Tower):
         pooling: Pooling | None = None,
         projection_dim: int | None = None,
         normalize: bool | None = None,
+        similarity: Similarity | None = None,
         query_max_length: int | None = None,
         doc_max_length: int | None = None,
     ) -> DotModel:
         """Loads a checkpoint of ours, a SentenceTransformer, or any encoder of transformers.
 
+        A SentenceTransformer may be any chain that `models.chain` reads. `rankdistill.load` also takes the others, which
+        sentence-transformers then runs.
+
         Args:
             num_layers: keep the first layers only.
             dropout: of the body, in place of the checkpoint's.
-            pooling: None keeps the checkpoint's ("mean" for a plain encoder).
+            pooling: None keeps the checkpoint's ("mean" for a plain encoder, "lasttoken" for a plain causal language model).
             projection_dim: adds a new linear projection to this width, in place of one in the checkpoint.
             normalize: None keeps the checkpoint's; False drops a Normalize module, as a dot student wants.
+            similarity: None keeps the checkpoint's ("dot" for a plain encoder).
             query_max_length: None keeps the checkpoint's; never more than the model has positions for. So for
                 `doc_max_length`.
 
         Raises:
-            BadDataError: if the folder holds SentenceTransformer modules other than the four named above.
+            WrongModelError: if the folder holds another chain of modules; names the module.
         """
         path = Path(resolve(str(name_or_path)))
-        stored = _read_layout(path)
-        body = path / stored["transformer"]
+        chain = read_chain(path)
+        body = path / chain.transformer
         config = config_with_layers(str(body), num_layers, dropout)
         # The pooler takes no part in the score, and many checkpoints come without one.
         encoder = load_weights(AutoModel, str(body), config, may_be_new=("pooler",))
-        tokenizer = load_tokenizer(str(body))
+        tokenizer = load_tokenizer(body, encoder, slow=True)
         projection: nn.Linear | None = None
         if projection_dim is not None:
             projection = nn.Linear(int(config.hidden_size), projection_dim, bias=False)
-        elif stored["dense"] is not None:
-            projection = load_dense(path / stored["dense"])
+        elif chain.dense is not None:
+            projection = load_dense(path / chain.dense)
+        stated = read_lengths(path, chain.transformer)
         model = cls(
             encoder,
             tokenizer,
-            pooling=pooling or stored["pooling"],
+            pooling=pooling or chain.pooling,
             projection=projection,
-            normalize=stored["normalize"] if normalize is None else normalize,
-            **lengths_within(stored, max_positions(config), query_max_length, doc_max_length),
-            query_prompt=stored["query_prompt"],
-            doc_prompt=stored["doc_prompt"],
+            normalize=chain.normalize if normalize is None else normalize,
+            similarity=similarity or chain.similarity,
+            **lengths_within(stated, max_positions(config), query_max_length, doc_max_length),
+            query_prompt=chain.query_prompt,
+            doc_prompt=chain.doc_prompt,
         )
         model.eval()
         return model.to(choose_device(device))
@@ -182,7 +198,7 @@ class DotModel(Tower):
                 *([("Normalize", {})] if self.normalize else []),
             ],
             model_type="SentenceTransformer",
-            similarity="dot",
+            similarity=self.similarity,
             prompts=(self.query_prompt, self.doc_prompt),
         )
 
@@ -196,40 +212,3 @@ def pool(hidden_BLD: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor
         return hidden_BLD[torch.arange(len(at_B), device=at_B.device), at_B]
     mask_BL1 = attention_mask.unsqueeze(-1).to(hidden_BLD.dtype)
     return (hidden_BLD * mask_BL1).sum(1) / mask_BL1.sum(1).clamp(min=1e-9)
-
-
-def _read_layout(path: Path) -> dict[str, Any]:
-    """What a folder says of itself: where its modules are, how they pool, how long texts may be."""
-    found: dict[str, Any] = {"transformer": "", "dense": None, "normalize": False, "pooling": "mean"}
-    found["query_prompt"], found["doc_prompt"] = read_prompts(path)
-    for kind, where in read_modules(path):
-        if kind == "Transformer":
-            found["transformer"] = where
-        elif kind == "Pooling":
-            found["pooling"] = _pooling_mode(read_json(path / where / "config.json"), path)
-        elif kind == "Dense":
-            found["dense"] = where
-        elif kind == "Normalize":
-            found["normalize"] = True
-        else:
-            raise BadDataError(
-                "the modules Transformer, Pooling, Dense and Normalize",
-                f'a module "{kind}"',
-                "such a SentenceTransformer isn't a plain dot model; export it with those modules",
-                str(path / "modules.json"),
-            )
-    return found | read_lengths(path, found["transformer"])
-
-
-def _pooling_mode(config: dict[str, Any], path: Path) -> str:
-    mode = config.get("pooling_mode")
-    if mode is None:  # layouts before sentence-transformers 5.4 had one flag a mode
-        chosen = [key for key, on in config.items() if key.startswith("pooling_mode_") and on is True]
-        names = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
-        names |= {"pooling_mode_lasttoken": "lasttoken"}
-        mode = names.get(chosen[0]) if len(chosen) == 1 else None
-    if mode not in get_args(Pooling):
-        raise BadDataError(
-            'pooling "mean", "cls" or "lasttoken"', repr(config), "pool another way or retrain", str(path / "1_Pooling")
-        )
-    return str(mode)

@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from rankdistill.errors import BadDataError
+from rankdistill.errors import WrongModelError
 from rankdistill.models.towers import OWN_CONFIG, read_json, write_json
 
 __all__ = [
+    "IDENTITIES",
     "Module",
     "lengths_within",
     "load_dense",
@@ -20,6 +22,7 @@ __all__ = [
     "read_lengths",
     "read_modules",
     "read_prompts",
+    "read_transformer",
     "save_dense",
     "write_layout",
 ]
@@ -37,6 +40,17 @@ _TYPES = {
     "SpladePooling": "sentence_transformers.sparse_encoder.modules.splade_pooling.SpladePooling",
 }
 
+IDENTITIES = ("torch.nn.modules.linear.Identity", "torch.nn.Identity")
+"""Names of the activation of a Dense module that is linear."""
+
+# A tokenizer without a limit states a huge number.
+_NO_LIMIT = 1_000_000
+# What sentence-transformers has called the config of its Transformer module; the first that is there counts.
+_TRANSFORMER_CONFIGS = tuple(
+    f"sentence_{body}_config.json"
+    for body in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+
 
 def read_modules(path: Path) -> list[Module]:
     """The modules in order; none for a plain folder of transformers."""
@@ -51,13 +65,21 @@ def model_type(path: Path) -> str | None:
     return str(read_json(path / "config_sentence_transformers.json").get("model_type") or "SentenceTransformer")
 
 
+def read_transformer(folder: Path) -> dict[str, Any]:
+    """The config of a Transformer module, under whichever of its names; {} if there is none."""
+    configs = (read_json(folder / name) for name in _TRANSFORMER_CONFIGS)
+    return next((dict(config) for config in configs if config), {})
+
+
 def read_lengths(path: Path, transformer: str) -> dict[str, int | None]:
     """`query_max_length`, `doc_max_length` (ours, or a multi-vector encoder's) and `max_length`; None where none is stated."""
-    own, body = read_json(path / OWN_CONFIG), read_json(path / transformer / "sentence_bert_config.json")
+    own, body = read_json(path / OWN_CONFIG), read_transformer(path / transformer)
     stated = body.get("max_seq_length")
     if stated is None:
         stated = read_json(path / transformer / "tokenizer_config.json").get("model_max_length")
-        stated = int(stated) if stated and stated < 1e6 else None  # "no limit" is a huge number there
+        stated = int(stated) if stated and stated < _NO_LIMIT else None
+    if stated is None and (path / "modules.json").is_file():
+        stated = _NO_LIMIT  # sentence-transformers then reads as many tokens as the body has positions
     return {
         "query_max_length": own.get("query_max_length") or body.get("query_length"),
         "doc_max_length": own.get("doc_max_length") or body.get("document_length"),
@@ -77,9 +99,13 @@ def lengths_within(
 
 
 def read_prompts(path: Path) -> tuple[str, str]:
-    """What is put before queries, and before documents."""
+    """What is put before queries, and before documents: what `encode_query` and `encode_document` put there.
+
+    These take the prompts named "query" and "document", which are empty where the folder has none. So a prompt under another
+    name ("passage", say) isn't used, nor is `default_prompt_name`.
+    """
     prompts = read_json(path / "config_sentence_transformers.json").get("prompts") or {}
-    return prompts.get("query") or "", prompts.get("document") or prompts.get("passage") or ""
+    return prompts.get("query") or "", prompts.get("document") or ""
 
 
 def write_layout(
@@ -133,17 +159,18 @@ def save_dense(linear: nn.Linear, folder: Path, *, on_tokens: bool = False) -> N
 
 
 def load_dense(folder: Path) -> nn.Linear:
-    """Reads a Dense module.
+    """Reads a Dense module, from `model.safetensors` or else `pytorch_model.bin`.
 
     Raises:
-        BadDataError: if it's more than a linear layer.
+        WrongModelError: if it's more than a linear layer.
     """
     config = read_json(folder / "config.json")
-    activation, residual = str(config["activation_function"]), bool(config.get("use_residual"))
-    if not activation.endswith("Identity") or residual:
+    activation, residual = str(config.get("activation_function", "Tanh")), bool(config.get("use_residual"))
+    if activation not in IDENTITIES or residual:
         found = "a residual connection" if residual else f"activation {activation}"
-        raise BadDataError("a linear Dense module", found, "retrain without it", str(folder / "config.json"))
-    linear = nn.Linear(config["in_features"], config["out_features"], bias=config["bias"])
-    weights = load_file(folder / "model.safetensors")
+        raise WrongModelError("a linear Dense module", found, "retrain without it", str(folder / "config.json"))
+    linear = nn.Linear(config["in_features"], config["out_features"], bias=config.get("bias", True))
+    safe, pickled = folder / "model.safetensors", folder / "pytorch_model.bin"
+    weights = load_file(safe) if safe.is_file() else torch.load(pickled, map_location="cpu", weights_only=True)
     linear.load_state_dict({name.removeprefix("linear."): tensor for name, tensor in weights.items()})
     return linear

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from rankdistill.errors import BadDataError
+from rankdistill.errors import WrongModelError
 from rankdistill.models.backbone import resolve
 from rankdistill.models.backends import Backend, compile_openvino
 from rankdistill.models.colbert import ColbertModel
 from rankdistill.models.cross_encoder import CrossEncoderModel
 from rankdistill.models.dot import DotModel
 from rankdistill.models.exits import ManyExits
+from rankdistill.models.foreign import ForeignModel, load_dense_model
 from rankdistill.models.layout import model_type
 from rankdistill.models.multi_exit import MultiExitEncoder
 from rankdistill.models.multi_exit_colbert import MultiExitColbert
@@ -21,9 +22,11 @@ from rankdistill.models.splade import SpladeModel
 from rankdistill.models.tk import TKModel
 from rankdistill.models.towers import OWN_CONFIG, Tower, read_json
 
-__all__ = ["ARCHITECTURES", "Model", "at_exit", "load_model"]
+__all__ = ["ARCHITECTURES", "Model", "Student", "at_exit", "load_model"]
 
-Model: TypeAlias = Tower | CrossEncoderModel
+Student: TypeAlias = Tower | CrossEncoderModel
+"""Models that are trained here."""
+Model: TypeAlias = Student | ForeignModel
 
 _KINDS: tuple[type[Any], ...] = (
     DotModel,
@@ -38,11 +41,14 @@ _KINDS: tuple[type[Any], ...] = (
 )
 ARCHITECTURES: dict[str, type[Any]] = {kind.architecture: kind for kind in _KINDS}
 """Our models by the name that their checkpoints and the command line give them."""
-_OF_SENTENCE_TRANSFORMERS: dict[str, type[ColbertModel] | type[SpladeModel]] = {
-    "MultiVectorEncoder": ColbertModel,
-    "ColBERT": ColbertModel,
-    "SparseEncoder": SpladeModel,
+_OF_SENTENCE_TRANSFORMERS: dict[str, Any] = {
+    "SentenceTransformer": load_dense_model,
+    "CrossEncoder": CrossEncoderModel.from_pretrained,
+    "MultiVectorEncoder": ColbertModel.from_pretrained,
+    "ColBERT": ColbertModel.from_pretrained,
+    "SparseEncoder": SpladeModel.from_pretrained,
 }
+"""What loads a folder, by the class that its config_sentence_transformers.json names."""
 
 
 def load_model(
@@ -56,7 +62,8 @@ def load_model(
     """The model in a folder: what its rankdistill.json says, or else what its layout tells.
 
     Without a rankdistill.json, modules of sentence-transformers tell by the class that wrote them; without those, a config
-    that speaks of a sequence classifier is a `CrossEncoderModel`, anything else a `DotModel`.
+    that speaks of a sequence classifier is a `CrossEncoderModel`, anything else a `DotModel`. A SentenceTransformer whose
+    chain of modules our own code doesn't run is a `ForeignModel`.
 
     Args:
         name_or_path: a folder, or a hub id.
@@ -67,7 +74,8 @@ def load_model(
 
     Raises:
         FileNotFoundError: if there is no such folder, or no model in it.
-        BadDataError: if it's a model that isn't known here, or not to the backend, or one without exits of which one is asked for.
+        WrongModelError: if it's a model that isn't known here, or one without exits of which one is asked for.
+        BadDataError: if the backend doesn't know it.
         ValueError: for an exit or a dim that the model doesn't have.
         MissingDependencyError: without the backend's package.
     """
@@ -85,18 +93,18 @@ def at_exit(model: Model, exit: int | None, dim: int | None = None) -> Model:
     """One exit of a model that has several.
 
     Raises:
-        BadDataError: if it has none.
+        WrongModelError: if it has none.
         ValueError: for an exit or a dim that the model doesn't have.
     """
     if isinstance(model, MultiExitEncoder):
         return model.at(exit, dim)
     if dim is not None:
         found = f"a {model.architecture} model"
-        raise BadDataError("a multi-exit model, whose vectors may be cut", found, "leave the dim out")
+        raise WrongModelError("a multi-exit model, whose vectors may be cut", found, "leave the dim out")
     if isinstance(model, MultiExitColbert | MultiExitCrossEncoder):
         return model.at(exit)
     remedy = "leave the exit out, or train one with `rankdistill train margin-mse --student multi-exit`"
-    raise BadDataError("a model with exits", f"a {model.architecture} model", remedy)
+    raise WrongModelError("a model with exits", f"a {model.architecture} model", remedy)
 
 
 def _load(name_or_path: str | Path, device: str) -> Model:
@@ -106,15 +114,19 @@ def _load(name_or_path: str | Path, device: str) -> Model:
         kind = ARCHITECTURES.get(architecture)
         if kind is None:
             found = f'"{architecture}"'
-            raise BadDataError(
+            raise WrongModelError(
                 f"a model ({', '.join(ARCHITECTURES)})", found, "update rankdistill", str(path / OWN_CONFIG)
             )
         ours: Model = kind.from_pretrained(path, device=device)
         return ours
     theirs = model_type(path)
     if theirs is not None:
-        chosen = _OF_SENTENCE_TRANSFORMERS.get(theirs)
-        return (chosen or DotModel).from_pretrained(path, device=device)
+        load = _OF_SENTENCE_TRANSFORMERS.get(theirs)
+        if load is None:
+            kinds, where = ", ".join(_OF_SENTENCE_TRANSFORMERS), str(path / "config_sentence_transformers.json")
+            raise WrongModelError(f"a model_type ({kinds})", f'"{theirs}"', "update rankdistill", where)
+        model: Model = load(path, device=device)
+        return model
     if not (path / "config.json").is_file():
         raise FileNotFoundError(f"{path}: expected a model (config.json), found none; check the path")
     architectures = read_json(path / "config.json").get("architectures") or []

@@ -35,6 +35,7 @@ from rankdistill.models.exits import (
 )
 from rankdistill.models.packed import given_to_body
 from rankdistill.models.segments import segments
+from rankdistill.models.similarity import similarities
 from rankdistill.models.towers import OWN_CONFIG, Card, Kind, Part, read_json, write_json
 
 __all__ = ["MultiExitEncoder"]
@@ -71,13 +72,10 @@ class MultiExitEncoder(ManyExits, DotModel):
         dims: Sequence[int] = (),
         learnt: Learnt | None = None,
         pooling: Pooling = "mean",
-        normalize: bool = False,
-        **lengths_and_prompts: Any,
+        **settings: Any,
     ) -> None:
         projection = cast(nn.Linear, heads)  # a projection for each exit
-        super().__init__(
-            encoder, tokenizer, pooling=pooling, projection=projection, normalize=normalize, **lengths_and_prompts
-        )
+        super().__init__(encoder, tokenizer, pooling=pooling, projection=projection, **settings)
         self.exits = heads.exits
         self.learnt = Learnt(len(self.exits)) if learnt is None else learnt
         self.dims = tuple(sorted({self.dim, *dims}, reverse=True))
@@ -108,6 +106,7 @@ class MultiExitEncoder(ManyExits, DotModel):
             pooling=self.pooling,
             projection=self.heads.fold(exit, dim),
             normalize=self.normalize,
+            similarity=self.similarity,
             query_max_length=self.query_max_length,
             doc_max_length=self.doc_max_length,
             query_prompt=self.query_prompt,
@@ -184,7 +183,9 @@ class MultiExitEncoder(ManyExits, DotModel):
             for i, exit in enumerate(self.exits):
                 query_BD, doc_MD = (torch.cat([part[i] for part in side]).float() for side in (queries, docs))
                 for dim in (None, *self.dims[1:]):
-                    at[Cell(exit, dim)] = self._cut(query_BD, dim) @ self._cut(doc_MD, dim).T
+                    at[Cell(exit, dim)] = similarities(
+                        self._cut(query_BD, dim), self._cut(doc_MD, dim), self.comparison
+                    )
             return self._scored(at, in_batch=True)
 
     def own_config(self) -> dict[str, Any]:
@@ -248,6 +249,7 @@ class MultiExitEncoder(ManyExits, DotModel):
             learnt=Learnt.of(len(chosen), own.get("learnt", ())),
             pooling=base.pooling,
             normalize=base.normalize,
+            similarity=base.similarity,
             query_max_length=base.query_max_length,
             doc_max_length=base.doc_max_length,
             query_prompt=base.query_prompt,

@@ -141,7 +141,7 @@ class PretrainModel(nn.Module):
         Args:
             exits: layers at each exit; None keeps the checkpoint's, or is every second layer. Layers above the deepest exit
                 are left out.
-            pooling: None keeps the checkpoint's, or is "mean".
+            pooling: None keeps the checkpoint's ("mean" for a plain encoder).
             device: where to put it.
             num_layers: keep the first layers only; the heads are new then.
             dropout: of the body, in place of the checkpoint's.
@@ -157,7 +157,7 @@ class PretrainModel(nn.Module):
             exits, pooling = own["exits"], own["pooling"]
         base = DotModel.from_pretrained(path, device=device, num_layers=num_layers, dropout=dropout)
         chosen = chosen_exits(exits, int(base.config.num_hidden_layers))
-        model = cls(cut(base.encoder, chosen[-1]), base.tokenizer, chosen, pooling or "mean")
+        model = cls(cut(base.encoder, chosen[-1]), base.tokenizer, chosen, pooling or base.pooling)
         if own:
             load_exits(path / HEADS, {"heads": model.heads})
         model.eval()

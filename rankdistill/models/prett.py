@@ -18,6 +18,7 @@ from rankdistill.models.backbone import (
     check_same,
     config_with_layers,
     first_position,
+    load_config,
     load_tokenizer,
     load_weights,
     max_positions,
@@ -87,7 +88,7 @@ class PrettBody(PreTrainedModel):  # type: ignore[no-untyped-call]
             )
         self.encoder: Any = encoder
         if encoder is None:
-            self.encoder = AutoModel.from_config(config.encoder)  # type: ignore[no-untyped-call]
+            self.encoder = AutoModel.from_config(config.encoder, trust_remote_code=False)  # type: ignore[no-untyped-call]
         if hasattr(self.encoder, "pooler"):
             self.encoder.pooler = None
         width = int(config.encoder.hidden_size)
@@ -251,7 +252,7 @@ class PrettModel(InteractionModel):
         path = Path(resolve(str(name_or_path)))
         own = read_json(path / OWN_CONFIG)
         if own.get("architecture") == cls.architecture:
-            config = PrettConfig.from_pretrained(path)
+            config = load_config(path, PrettConfig)
             asked = {"num_layers": num_layers, "join_layer": join_layer, "compress_dim": compress_dim}
             stored = {"num_layers": config.encoder.num_hidden_layers, "join_layer": config.join_layer}
             stored |= {"compress_dim": config.compress_dim, "query_max_length": config.doc_offset}
@@ -272,7 +273,7 @@ class PrettModel(InteractionModel):
         left = max_positions(config.encoder) - query_length + 1
         model = cls(
             body,
-            load_tokenizer(str(path)),
+            load_tokenizer(path, body.encoder, slow=True),
             query_max_length=query_length,
             doc_max_length=doc_max_length or own.get("doc_max_length") or min(left, 256),
             **{prompt: own.get(prompt, "") for prompt in ("query_prompt", "doc_prompt")},

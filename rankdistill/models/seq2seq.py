@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, EncoderDecoderModel, PreTrainedModel
 from transformers import AutoModel as AutoEncoder
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, EncoderDecoderModel, PreTrainedModel
 
 from rankdistill.models.backbone import (
+    check_tokens,
     config_with_layers,
+    load_config,
     load_tokenizer,
     load_weights,
     max_positions,
@@ -98,7 +100,7 @@ class Seq2SeqModel(nn.Module):
             ValueError: for layers of a model that has both sides already, or that the encoder hasn't.
         """
         path = resolve(str(name_or_path))
-        config = AutoConfig.from_pretrained(path)
+        config = load_config(path)
         tokenizer = load_tokenizer(path)
         if config.is_encoder_decoder:
             if encoder_layers is not None or decoder_layers is not None:
@@ -108,6 +110,7 @@ class Seq2SeqModel(nn.Module):
             model = load_weights(AutoModelForSeq2SeqLM, path, config, may_be_new=("pooler",))
         else:
             model = _of_encoder(path, tokenizer, encoder_layers, decoder_layers, dropout)
+        check_tokens(tokenizer, model, path)
         if special_tokens:
             _add_tokens(model, tokenizer, special_tokens)
         encoder_config = getattr(model.config, "encoder", model.config)
@@ -133,7 +136,7 @@ def load_writer(name_or_path: str | Path, device: str = "auto", dtype: DTypeName
     Raises:
         ValueError: for an encoder, whose decoder would be random.
     """
-    if not AutoConfig.from_pretrained(resolve(str(name_or_path))).is_encoder_decoder:
+    if not load_config(resolve(str(name_or_path))).is_encoder_decoder:
         found = f"expected an encoder-decoder, found another model in {name_or_path}"
         raise ValueError(f"{found}; make one with train genre")
     writer = Seq2SeqModel.from_pretrained(name_or_path, device=device)

@@ -159,7 +159,7 @@ class SpladeModel(Tower):
         mlm = load_weights(AutoModelForMaskedLM, str(body), config, may_be_new=() if has_head else _HEADS)
         if not has_head:
             _start_head(mlm)
-        tokenizer = load_tokenizer(str(body))
+        tokenizer = load_tokenizer(body, mlm, slow=True)
         prompts = read_prompts(path)
         model = cls(
             mlm,

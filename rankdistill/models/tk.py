@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
-from rankdistill.models.backbone import check_same, config_with_layers, load_tokenizer, load_weights, resolve
+from rankdistill.models.backbone import (
+    check_same,
+    config_with_layers,
+    load_config,
+    load_tokenizer,
+    load_weights,
+    resolve,
+)
 from rankdistill.models.precision import choose_device
 from rankdistill.models.towers import OWN_CONFIG, Card, InteractionModel, Kind, read_json
 from rankdistill.models.words import without_specials, word_tokenizer
@@ -300,9 +307,9 @@ class TKModel(InteractionModel):
             )
             table = encoder.get_input_embeddings().weight.detach().clone()
             table = _scaled(table, math.sqrt(table.shape[1]) if vector_length is None else vector_length)
-            tokenizer = without_specials(load_tokenizer(str(path)))
+            tokenizer = without_specials(load_tokenizer(path, encoder))
             return cls._over(table, tokenizer, device, query_max_length, doc_max_length, shape)
-        config = TKConfig.from_pretrained(path)
+        config = load_config(path, TKConfig)
         check_same(path, shape, vars(config))
         body: Any = load_weights(TKBody, str(path), config)
         model = cls(

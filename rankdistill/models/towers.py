@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from rankdistill.errors import WrongModelError
 from rankdistill.models.backbone import weights_fingerprint
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Kind",
     "Part",
     "Tower",
+    "check_room",
     "forgetting",
     "in_parts",
     "pad_cat",
@@ -119,11 +121,21 @@ class Tower(nn.Module):
         self.tokenizer = tokenizer
         self.query_max_length, self.doc_max_length = query_max_length, doc_max_length
         self.query_prompt, self.doc_prompt = query_prompt, doc_prompt
+        self._check_prompts()
 
     def set_prompts(self, query_prompt: str | None = None, doc_prompt: str | None = None) -> None:
-        """Puts other prompts before texts; None leaves one as it is."""
+        """Puts other prompts before texts; None leaves one as it is.
+
+        Raises:
+            WrongModelError: if a prompt leaves no room for text.
+        """
         self.query_prompt = self.query_prompt if query_prompt is None else query_prompt
         self.doc_prompt = self.doc_prompt if doc_prompt is None else doc_prompt
+        self._check_prompts()
+
+    def _check_prompts(self) -> None:
+        check_room(self.tokenizer, self.query_prompt, self.query_max_length, "query_prompt")
+        check_room(self.tokenizer, self.doc_prompt, self.doc_max_length, "doc_prompt")
 
     @property
     def device(self) -> torch.device:
@@ -332,6 +344,27 @@ def pad_cat(parts: Sequence[Part]) -> tuple[Tensor, Tensor]:
     states = [nn.functional.pad(part, (0, 0, 0, longest - part.shape[1])) for part, _ in parts]
     masks = [nn.functional.pad(mask, (0, longest - mask.shape[1])) for _, mask in parts]
     return torch.cat(states), torch.cat(masks)
+
+
+def check_room(tokenizer: Any, prompt: str, max_length: int, name: str) -> None:
+    """Checks that a prompt leaves room for text: otherwise every text would become the same.
+
+    Args:
+        tokenizer: of transformers.
+        prompt: put before each text.
+        max_length: tokens that are read, specials included.
+        name: what the prompt is called.
+
+    Raises:
+        WrongModelError: if the prompt's tokens and the specials take all of `max_length`.
+    """
+    if not prompt:
+        return
+    num_tokens = len(tokenizer(prompt)["input_ids"])
+    if num_tokens >= max_length:
+        expected = f"a {name} that leaves room for text within {max_length} tokens"
+        found = f'one that takes {num_tokens} with the special tokens ("{prompt[:60]}")'
+        raise WrongModelError(expected, found, "raise the maximum length, or take a shorter prompt")
 
 
 def write_json(path: Path, value: object) -> None:

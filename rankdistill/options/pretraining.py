@@ -42,8 +42,9 @@ class PretrainOptions(TrainingOptions):
     weights: Literal["depth", "uniform", "normalised"] = "depth"
     """Of the exits' losses. depth (the paper's): layers / layers of the deepest. normalised: the same, with a sum of 1."""
 
-    pooling: Literal["mean", "cls", "lasttoken"] = "mean"
-    """How token states become the one vector that says whether both runs are of one repository; best as in fine-tuning."""
+    pooling: Literal["mean", "cls", "lasttoken"] | None = None
+    """How token states become the one vector that says whether both runs are of one repository; best as in fine-tuning.
+    By default as --init pools, and mean for a plain encoder."""
 
     dev_repositories: int = 0
     """Hold out this many repositories, evenly taken, and validate on them; 0 validates never."""

@@ -260,8 +260,8 @@ class MarginMSEOptions(LossOptions, RowOptions):
     splade: SpladeOptions = field(default_factory=SpladeOptions)
     """For --student splade."""
 
-    pooling: Literal["mean", "cls", "lasttoken"] = "mean"
-    """How token states become one vector."""
+    pooling: Literal["mean", "cls", "lasttoken"] | None = None
+    """How token states become one vector; by default as --init does it, and mean for a plain encoder."""
 
     projection_dim: int | None = None
     """Add a linear projection to this width; none by default."""

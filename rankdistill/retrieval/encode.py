@@ -20,6 +20,7 @@ from tqdm import tqdm
 from rankdistill.data.batches import pad_lists
 from rankdistill.errors import BadStoreError
 from rankdistill.models.dot import DotModel
+from rankdistill.models.foreign import Dense, ForeignModel
 from rankdistill.models.loading import at_exit
 from rankdistill.models.multi_exit import MultiExitEncoder
 from rankdistill.models.precision import DTypeName, inference_mode
@@ -47,7 +48,7 @@ _CPU_TOKENS = 2048
 
 
 def encode_texts(
-    model: DotModel,
+    model: Dense,
     texts: Sequence[str],
     *,
     kind: Kind,
@@ -65,7 +66,8 @@ def encode_texts(
         kind: which of the model's two maximal lengths holds.
         exit: of a model with exits, run this many layers only; the deepest exit by default.
         dim: of a model whose vectors may be cut, this many numbers; all by default.
-        batch_tokens: tokens, padding included, that go through the model at once; on a CPU 2,048 at most.
+        batch_tokens: tokens, padding included, that go through the model at once; on a CPU 2,048 at most. A model that
+            sentence-transformers runs takes 32 texts at once.
         dtype: what matrix products run in: "auto" and "float32" give SentenceTransformer's vectors; "bfloat16";
             "fast" is bfloat16 on machines where that is measured to be faster.
         progress: show a bar on standard error.
@@ -77,6 +79,8 @@ def encode_texts(
         view = at_exit(model, exit, dim)
         assert isinstance(view, DotModel)
         model = view
+    if isinstance(model, ForeignModel):
+        return model.encode(texts, kind=kind, dtype=dtype, progress=progress)
     vectors = np.empty((len(texts), model.dim), dtype=np.float32)
 
     def encode(rows: NDArray[np.int64], batch: dict[str, Tensor]) -> None:
@@ -172,7 +176,7 @@ def pad_batch(tokenizer: Any, encoded: dict[str, list[list[int]]], device: torch
 
 
 def encode_collection(
-    model: DotModel,
+    model: Dense,
     collection: Collection,
     out_dir: str | os.PathLike[str],
     *,
@@ -209,6 +213,7 @@ def encode_collection(
 
     writer = _VectorWriter(folder / "vectors.npy", (collection.num_docs, model.dim), store_dtype, encode)
     job = {"format": VECTORS, "model": model.fingerprint(), "dim": model.dim, "dtype": store_dtype}
+    job["similarity"] = model.comparison
     fill_folder(folder, job, collection, writer, shard_size=shard_size, progress=progress)
     return folder
 

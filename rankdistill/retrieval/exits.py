@@ -60,7 +60,10 @@ def build_exit_indexes(
     """
     settings: dict[str, Any] = {"batch_tokens": batch_tokens, "dtype": dtype, "progress": progress}
     vectors = encode_exits(model, list(docs.values()), kind="document", **settings)
-    return {cell: FlatIndex.build(_cut(vectors[cell.exit], cell, model), list(docs), device) for cell in _cells(model)}
+    return {
+        cell: FlatIndex.build(_cut(vectors[cell.exit], cell, model), list(docs), device, similarity=model.comparison)
+        for cell in _cells(model)
+    }
 
 
 def search_exits(

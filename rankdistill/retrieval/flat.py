@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from rankdistill.errors import BadStoreError, MissingDependencyError
 from rankdistill.formats.cache import save_json
+from rankdistill.models.similarity import SIMILARITIES, Similarity, unit_rows
 from rankdistill.retrieval.folders import index_facts
 
 __all__ = ["FORMAT", "Device", "FlatIndex", "faiss_module"]
@@ -43,42 +44,55 @@ def faiss_module() -> Any:
 
 
 class FlatIndex:
-    """Exact search by inner product.
+    """Exact search by one of the similarities; for "cosine" it holds vectors of length 1.
 
     Attributes:
         doc_ids: the id of each row.
         dim: width of the vectors.
         on_gpu: whether the search runs on a GPU.
         model: fingerprint of the model whose vectors they are, if it's known.
+        similarity: what its scores are.
     """
 
     def __init__(
-        self, index: Any, doc_ids: Sequence[str], device: Device = "auto", *, model: str | None = None
+        self,
+        index: Any,
+        doc_ids: Sequence[str],
+        device: Device = "auto",
+        *,
+        model: str | None = None,
+        similarity: Similarity = "dot",
     ) -> None:
         faiss = faiss_module()
         if index.ntotal != len(doc_ids):
             raise ValueError(f"expected as many ids as vectors, found {len(doc_ids)} and {index.ntotal}")
-        self.doc_ids, self.dim, self.model = list(doc_ids), int(index.d), model
+        self.doc_ids, self.dim, self.model, self.similarity = list(doc_ids), int(index.d), model, similarity
         self.on_gpu = _use_gpu(faiss, device)
         self._index = faiss.index_cpu_to_all_gpus(index) if self.on_gpu else index
 
     @classmethod
     def build(
-        cls, vectors: NDArray[Any], doc_ids: Sequence[str], device: Device = "auto", *, model: str | None = None
+        cls,
+        vectors: NDArray[Any],
+        doc_ids: Sequence[str],
+        device: Device = "auto",
+        *,
+        model: str | None = None,
+        similarity: Similarity = "dot",
     ) -> FlatIndex:
         """An index over `vectors` [num_docs, D], of any float type, also memory-mapped.
 
         Raises:
             ValueError: the numbers of vectors and ids differ, or a vector isn't finite.
         """
-        index = faiss_module().IndexFlatIP(vectors.shape[1])
+        index = faiss_module().IndexFlat(vectors.shape[1], _metric(similarity))
         for start in range(0, len(vectors), _ADD_CHUNK):
             chunk = np.ascontiguousarray(vectors[start : start + _ADD_CHUNK], dtype=np.float32)
             if not np.isfinite(chunk).all():
                 row = start + int(np.flatnonzero(~np.isfinite(chunk).all(axis=1))[0])
                 raise ValueError(f"expected finite vectors, found NaN or infinity in row {row} ({doc_ids[row]!r})")
-            index.add(chunk)
-        return cls(index, doc_ids, device, model=model)
+            index.add(unit_rows(chunk) if similarity == "cosine" else chunk)
+        return cls(index, doc_ids, device, model=model, similarity=similarity)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], device: Device = "auto") -> FlatIndex:
@@ -101,7 +115,12 @@ class FlatIndex:
         if index.ntotal != len(doc_ids):
             found = f"{index.ntotal} vectors and {len(doc_ids)} ids"
             raise BadStoreError("as many ids as vectors", found, "build it again", os.fspath(folder))
-        return cls(index, doc_ids, device, model=index_facts(Path(folder)).get("model"))
+        facts = index_facts(Path(folder))
+        similarity = facts.get("similarity", "dot")
+        if similarity not in SIMILARITIES or index.metric_type != _metric(similarity):
+            found = f"one of metric {index.metric_type}"
+            raise BadStoreError(f"an index by the similarity {similarity}", found, "build it again", str(index_path))
+        return cls(index, doc_ids, device, model=facts.get("model"), similarity=similarity)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes `index.faiss` (which FAISS reads), `ids.txt` and `index.json`; read on machines with and without a GPU."""
@@ -111,7 +130,8 @@ class FlatIndex:
         index = faiss.index_gpu_to_cpu(self._index) if self.on_gpu else self._index
         faiss.write_index(index, str(path / "index.faiss.tmp"))
         (path / "ids.txt").write_text("".join(f"{doc_id}\n" for doc_id in self.doc_ids), encoding="utf-8")
-        save_json(path / "index.json", {"format": FORMAT, "num_docs": len(self), "model": self.model})
+        facts = {"format": FORMAT, "num_docs": len(self), "model": self.model, "similarity": self.similarity}
+        save_json(path / "index.json", facts)
         os.replace(path / "index.faiss.tmp", path / "index.faiss")
 
     def __len__(self) -> int:
@@ -141,8 +161,20 @@ class FlatIndex:
             )
         if not self.max_k:
             return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
-        scores, rows = self._index.search(np.ascontiguousarray(queries, dtype=np.float32), min(k, self.max_k))
+        queries = np.ascontiguousarray(queries, dtype=np.float32)
+        queries = unit_rows(queries) if self.similarity == "cosine" else queries
+        scores, rows = self._index.search(queries, min(k, self.max_k))
+        if self.similarity == "euclidean":  # FAISS gives squared distances, which rounding may make negative
+            scores = -np.sqrt(np.maximum(scores, 0))
+        elif self.similarity == "manhattan":
+            scores = -scores
         return scores, rows
+
+
+def _metric(similarity: Similarity) -> int:
+    faiss = faiss_module()
+    metrics = {"euclidean": faiss.METRIC_L2, "manhattan": faiss.METRIC_L1}
+    return int(metrics.get(similarity, faiss.METRIC_INNER_PRODUCT))
 
 
 def _use_gpu(faiss: Any, device: Device) -> bool:

@@ -45,6 +45,8 @@ __all__ = [
 
 VECTORS, STATES, SPARSE = FORMATS = tuple(f"rankdistill-{kind}/1" for kind in ("vectors", "states", "sparse"))
 
+# What a manifest means that was written before it stated these.
+_BEFORE = {"similarity": "dot"}
 # Texts whose items are held at a time: states of 4,000 x 200 tokens x 128 floats are 400 MB.
 _PIECE = 4000
 
@@ -264,8 +266,8 @@ def _resume(path: Path, wanted: Mapping[str, Any]) -> dict[str, str]:
     """The finished shards of an interrupted run; BadStoreError unless it was the same job."""
     manifest = read_manifest(path, wanted["format"])
     for name, value in wanted.items():
-        if manifest.get(name) != value:
-            expected, found = f"vectors of {name} {value}", f"{manifest.get(name)}"
+        if manifest.get(name, _BEFORE.get(name)) != value:
+            expected, found = f"vectors of {name} {value}", f"{manifest.get(name, _BEFORE.get(name))}"
             raise BadStoreError(expected, found, _remedy(path.parent), str(path))
     shards: dict[str, str] = manifest["shards"]
     return shards

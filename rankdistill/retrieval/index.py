@@ -11,9 +11,10 @@ from scipy.sparse import issparse
 
 from rankdistill.errors import BadDataError, BadStoreError
 from rankdistill.models.colbert import ColbertModel
-from rankdistill.models.dot import DotModel
+from rankdistill.models.foreign import Dense
 from rankdistill.models.loading import ARCHITECTURES, Model
 from rankdistill.models.precision import DTypeName
+from rankdistill.models.similarity import Similarity
 from rankdistill.models.splade import SpladeModel
 from rankdistill.retrieval import flat, sparse
 from rankdistill.retrieval.flat import Device, FlatIndex, faiss_module
@@ -41,7 +42,7 @@ Index: TypeAlias = FlatIndex | TokenIndex | SparseIndex
 
 def searches(model: Model | type[Any]) -> bool:
     """Whether the model, or a class of models, can search a whole collection; the others re-rank."""
-    return issubclass(model if isinstance(model, type) else type(model), DotModel | ColbertModel | SpladeModel)
+    return issubclass(model if isinstance(model, type) else type(model), Dense | ColbertModel | SpladeModel)
 
 
 def build_index(
@@ -68,14 +69,14 @@ def build_index(
     """
     if not searches(model):
         raise _only_reranks(model.architecture)
-    if isinstance(model, DotModel):
+    if isinstance(model, Dense):
         faiss_module()  # the door: before an hour of encoding, not after
     texts = dict(docs)
     settings: dict[str, Any] = {"batch_tokens": batch_tokens, "dtype": dtype, "progress": progress}
     encoded = encode(model, list(texts.values()), kind="document", **settings)
     centroids = num_centroids if isinstance(model, ColbertModel) else None
     return index_of(
-        Precomputed(list(texts), encoded, model.architecture, model.fingerprint()),
+        Precomputed(list(texts), encoded, model.architecture, model.fingerprint(), _similarity(model)),
         device=device,
         num_centroids=centroids,
     )
@@ -101,7 +102,7 @@ def index_of(precomputed: Precomputed, *, device: Device = "auto", num_centroids
         raise ValueError(f"--centroids are for states of tokens, found {precomputed}; leave them out")
     if issparse(docs):
         return SparseIndex.build(docs, doc_ids, model=model)
-    return FlatIndex.build(docs, doc_ids, device, model=model)
+    return FlatIndex.build(docs, doc_ids, device, model=model, similarity=precomputed.similarity)
 
 
 def load_index(folder: str | os.PathLike[str], device: Device = "auto", model: Model | None = None) -> Index:
@@ -127,6 +128,10 @@ def load_index(folder: str | os.PathLike[str], device: Device = "auto", model: M
         remedy = "make one with `rankdistill index`"
         raise BadStoreError("an index (index.faiss or index.json)", "no such file", remedy, os.fspath(folder))
     return FlatIndex.load(path, device)
+
+
+def _similarity(model: Model) -> Similarity:
+    return model.comparison if isinstance(model, Dense) else "dot"
 
 
 def _only_reranks(architecture: str) -> BadDataError:

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, issparse
 
 from rankdistill.errors import BadDataError, BadStoreError
-from rankdistill.models.dot import DotModel
+from rankdistill.models.foreign import Dense
 from rankdistill.models.loading import Model
 from rankdistill.models.precision import DTypeName
+from rankdistill.models.similarity import Similarity
 from rankdistill.models.splade import SpladeModel
 from rankdistill.models.towers import InteractionModel, Kind
 from rankdistill.retrieval.encode import encode_collection, encode_texts, load_vectors
@@ -40,12 +41,14 @@ class Precomputed:
         docs: what the model made of them, memory-mapped if it's dense.
         architecture: of the model.
         model: its fingerprint, if it's known.
+        similarity: what compares vectors.
     """
 
     doc_ids: list[str]
     docs: Encoded
     architecture: str
     model: str | None = None
+    similarity: Similarity = "dot"
 
     def __str__(self) -> str:
         num_docs = len(self.doc_ids)
@@ -81,7 +84,7 @@ def encode(
         BadDataError: for a cross-encoder, which reads both together.
     """
     settings: dict[str, Any] = {"kind": kind, "batch_tokens": batch_tokens, "dtype": dtype, "progress": progress}
-    if isinstance(model, DotModel):
+    if isinstance(model, Dense):
         return encode_texts(model, texts, **settings)
     if isinstance(model, SpladeModel):
         return encode_sparse(model, texts, **settings)
@@ -132,7 +135,7 @@ def precompute(
     }
     if min_weight and not isinstance(model, SpladeModel):
         raise ValueError(f"--min-weight is for sparse models, found a {model.architecture} model; leave it out")
-    if isinstance(model, DotModel):
+    if isinstance(model, Dense):
         return encode_collection(model, collection, out_dir, **settings)
     if isinstance(model, SpladeModel):
         return encode_collection_sparse(model, collection, out_dir, min_weight=min_weight, **settings)
@@ -166,4 +169,4 @@ def load_precomputed(out_dir: str | os.PathLike[str], model: Model | None = None
         return Precomputed(*load_states(out_dir), str(manifest["architecture"]), manifest["model"])
     if manifest["format"] == SPARSE:
         return Precomputed(*load_sparse(out_dir), str(manifest["architecture"]), manifest["model"])
-    return Precomputed(*load_vectors(out_dir), "dot", manifest["model"])
+    return Precomputed(*load_vectors(out_dir), "dot", manifest["model"], manifest.get("similarity", "dot"))

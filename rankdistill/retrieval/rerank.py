@@ -11,9 +11,10 @@ from tqdm import tqdm
 
 from rankdistill.errors import MissingIdsError
 from rankdistill.models.cross_encoder import CrossEncoderModel
-from rankdistill.models.dot import DotModel
+from rankdistill.models.foreign import Dense
 from rankdistill.models.loading import Model
 from rankdistill.models.precision import DTypeName, inference_mode
+from rankdistill.models.similarity import pair_similarities
 from rankdistill.models.splade import SpladeModel
 from rankdistill.models.towers import InteractionModel
 from rankdistill.records import Run, ranked
@@ -102,12 +103,12 @@ def score_encoded(
             products = query_QV[query_rows[part]].multiply(docs[doc_rows[part]])
             scores[part] = np.asarray(products.sum(1)).ravel()
         return scores
-    assert isinstance(model, DotModel)
+    assert isinstance(model, Dense)
     query_QD = encode_texts(model, queries, kind="query", **settings)
     for start in range(0, len(scores), _PAIR_CHUNK):
         part = slice(start, start + _PAIR_CHUNK)
         doc_PD = np.asarray(docs[doc_rows[part]], np.float32)
-        scores[part] = np.einsum("pd,pd->p", query_QD[query_rows[part]], doc_PD)
+        scores[part] = pair_similarities(query_QD[query_rows[part]], doc_PD, model.comparison)
     return scores
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from rankdistill.errors import BadStoreError, MissingDependencyError
 from rankdistill.models.cross_encoder import CrossEncoderModel
-from rankdistill.models.loading import Model
+from rankdistill.models.loading import Student
 from rankdistill.options.training import LoraOptions
 
 __all__ = ["add_adapters", "count_weights", "load_trained", "save_trained"]
@@ -22,7 +22,7 @@ __all__ = ["add_adapters", "count_weights", "load_trained", "save_trained"]
 _FILE = "trained.safetensors"
 
 
-def add_adapters(model: Model, options: LoraOptions) -> Any:
+def add_adapters(model: Student, options: LoraOptions) -> Any:
     """Puts adapters into a model's encoder, and freezes what it had; what is on top of the encoder is trained as it is.
 
     Returns:

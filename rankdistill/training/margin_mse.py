@@ -26,8 +26,8 @@ from rankdistill.data.scores import ScoreStore, open_scores
 from rankdistill.data.tokens import cached_tokens
 from rankdistill.data.transforms import score_transform
 from rankdistill.formats.collection import Collection, collection_from_texts, open_collection
-from rankdistill.models.dot import DotModel
-from rankdistill.models.loading import ARCHITECTURES, Model, load_model
+from rankdistill.models.foreign import Dense
+from rankdistill.models.loading import ARCHITECTURES, Student, load_model
 from rankdistill.models.towers import BatchScores, Tower
 from rankdistill.options.training import LossOptions, MarginMSEOptions
 from rankdistill.retrieval.bm25 import bm25_search
@@ -202,7 +202,7 @@ def _collection(options: MarginMSEOptions, store: ScoreStore) -> Collection:
 def _batches(
     options: MarginMSEOptions,
     state: PartialState,
-    model: Model,
+    model: Student,
     collection: Collection,
     placed: Placed,
     *,
@@ -231,9 +231,9 @@ def _batch_teacher(options: MarginMSEOptions, collection: Collection) -> BatchTe
     """What scores whole batches: by vectors made once, or, if its states of texts are more than a vector, as they come."""
     assert options.in_batch_teacher is not None
     model = load_model(options.in_batch_teacher, device=options.device)
-    if isinstance(model, DotModel):
+    if isinstance(model, Dense):
         queries, docs = cached_vectors(model, collection)
-        return DenseTeacher(queries, docs, options.in_batch_scale)
+        return DenseTeacher(queries, docs, options.in_batch_scale, model.comparison)
     if options.num_workers:
         raise ValueError("--num-workers must be 0 with a teacher that reads every batch; leave it out")
     return LiveTeacher.of(model, collection, options.in_batch_scale)

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from rankdistill.data.batches import BatchPlan, Plan, row_blocks
 from rankdistill.data.masking import WordDrop
 from rankdistill.data.tokens import TokenStore, pair_batch, pair_shape
 from rankdistill.data.transforms import ScoreTransform
-from rankdistill.errors import MissingIdsError
+from rankdistill.errors import MissingIdsError, WrongModelError
 from rankdistill.formats.collection import Collection
+from rankdistill.models.similarity import Similarity, similarities
 from rankdistill.options.training import TrainingOptions
 from rankdistill.training.run import grouped_plan
 
@@ -163,12 +165,16 @@ class DenseTeacher:
     queries: Array
     docs: Array
     scale: float
+    similarity: Similarity = "dot"
 
     def scores(self, query_rows_B: Array, doc_rows_M: Array) -> Array:
         """Scores [B, M] of every query with every doc."""
         left, right = np.asarray(self.queries[query_rows_B]), np.asarray(self.docs[doc_rows_M])
-        product: Array = (left @ right.T).astype(np.float32) * np.float32(self.scale)
-        return product
+        if self.similarity == "dot":
+            product: Array = left @ right.T
+        else:
+            product = similarities(torch.from_numpy(left), torch.from_numpy(right), self.similarity).numpy()
+        return product.astype(np.float32) * np.float32(self.scale)
 
 
 class _Source:
@@ -271,7 +277,14 @@ class CrossSource(_Source):
     def of(
         cls, tokenizer: Any, placed: Placed, plan: Plan, queries: TokenStore, docs: TokenStore, *, max_length: int
     ) -> CrossSource:
-        """Batches as `tokenizer` would make them."""
+        """Batches as `tokenizer` would make them.
+
+        Raises:
+            WrongModelError: if it cuts texts on the left; pairs are cut on the right here.
+        """
+        if getattr(tokenizer, "truncation_side", "right") == "left":
+            remedy = 'set "truncation_side": "right" in its tokenizer_config.json'
+            raise WrongModelError("a tokenizer that truncates on the right", "one that does on the left", remedy)
         return cls(
             placed,
             plan,

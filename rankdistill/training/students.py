@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, fields, is_dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -13,10 +14,12 @@ from torch import Tensor
 from rankdistill.errors import BadDataError
 from rankdistill.formats.collection import Collection
 from rankdistill.formats.word_vectors import read_word_vectors
+from rankdistill.models.backbone import resolve
+from rankdistill.models.chain import check_body
 from rankdistill.models.colbert import PUNCTUATION, ColbertModel, Expansion
 from rankdistill.models.cross_encoder import CrossEncoderModel
 from rankdistill.models.dot import DotModel
-from rankdistill.models.loading import ARCHITECTURES, Model
+from rankdistill.models.loading import ARCHITECTURES, Student
 from rankdistill.models.multi_exit import MultiExitEncoder
 from rankdistill.models.multi_exit_colbert import MultiExitColbert
 from rankdistill.models.multi_exit_cross_encoder import MultiExitCrossEncoder
@@ -86,7 +89,7 @@ def _given(kind: type[Any], options: Any, name: str, prefix: str = "--") -> list
     return [] if value is None or value == default else [flag]
 
 
-def new_student(options: MarginMSEOptions, collection: Collection | None = None) -> Model:
+def new_student(options: MarginMSEOptions, collection: Collection | None = None) -> Student:
     """The student that `options` ask for, on the CPU, starting from `options.init`.
 
     Args:
@@ -101,11 +104,12 @@ def new_student(options: MarginMSEOptions, collection: Collection | None = None)
     return model
 
 
-def _new_student(options: MarginMSEOptions, collection: Collection | None) -> Model:
+def _new_student(options: MarginMSEOptions, collection: Collection | None) -> Student:
     if options.student == "tk":
         return _new_tk(options, collection)
     if not options.init:
         raise ValueError(f"a {options.student} student starts from an encoder: pass --init")
+    check_body(Path(resolve(options.init)))
     body: dict[str, Any] = {"device": "cpu", "num_layers": options.num_layers, "dropout": options.dropout}
     if options.student.endswith("cross-encoder"):
         body |= {"max_length": options.query_max_length + options.doc_max_length, "new_head": True}
@@ -124,7 +128,8 @@ def _new_student(options: MarginMSEOptions, collection: Collection | None) -> Mo
         return PrettModel.from_pretrained(
             options.init, join_layer=own.join_layer, compress_dim=own.compress_dim, **body
         )
-    body["projection_dim"] = options.projection_dim
+    # It is trained by the dot product (or the cosine of --multi-exit.normalize), whatever --init was compared by.
+    body |= {"projection_dim": options.projection_dim, "similarity": "dot"}
     if options.student == "multi-exit":
         exits = options.multi_exit
         body |= {"pooling": options.pooling, "normalize": exits.normalize, "head": exits.head, "dims": exits.dims}
@@ -186,7 +191,7 @@ def _warmed(peak: float, warmup: int, step: Tensor) -> Tensor:
     return peak * quadratic_warmup(step, warmup)
 
 
-def check_terms(student: Model | type[Any], terms: Iterable[str]) -> None:
+def check_terms(student: Student | type[Any], terms: Iterable[str]) -> None:
     """Checks that a student, or its class, gives the scores that the loss terms speak of.
 
     Raises:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rankdistill.data.tokens import TokenStore
-from rankdistill.models.loading import Model
+from rankdistill.models.loading import Student
 from rankdistill.models.tk import TKModel
 
 __all__ = ["OccurringWords", "train_occurring_words"]
@@ -78,7 +78,9 @@ class OccurringWords(nn.Embedding):
         self._parameters["rows"] = rows
 
 
-def train_occurring_words(model: Model, stores: Sequence[TokenStore], weight_decay: float = 0.0) -> Callable[[], None]:
+def train_occurring_words(
+    model: Student, stores: Sequence[TokenStore], weight_decay: float = 0.0
+) -> Callable[[], None]:
     """Lets only those word embeddings of a model be trained that occur in texts, or are special tokens.
 
     A table that is frozen, or serves elsewhere in the model too, stays as it is; so does every one with weight decay, which

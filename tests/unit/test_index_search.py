@@ -172,7 +172,8 @@ def test_search_finds_what_brute_force_finds(model: DotModel, small_collection: 
     query_QD = encode_texts(model, list(queries.values()), kind="query", progress=False)
     docs = dict(small_collection.docs())
     doc_KD = encode_texts(model, list(docs.values()), kind="document", progress=False)
-    for query_id, scores in zip(queries, query_QD @ doc_KD.T, strict=True):
+    query_QD, doc_KD = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True) for vectors in (query_QD, doc_KD))
+    for query_id, scores in zip(queries, query_QD @ doc_KD.T, strict=True):  # the fixture's similarity is the cosine
         best = np.sort(scores)[::-1][:10]
         assert len(run[query_id]) == 10
         np.testing.assert_allclose(list(run[query_id].values()), best, rtol=1e-5)

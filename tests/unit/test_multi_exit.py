@@ -15,7 +15,7 @@ from torch import nn
 from transformers import AlbertConfig, AutoModel, AutoTokenizer
 
 import rankdistill
-from rankdistill.errors import BadDataError
+from rankdistill.errors import BadDataError, WrongModelError
 from rankdistill.formats.collection import Collection
 from rankdistill.models.dot import DotModel
 from rankdistill.models.exits import FAMILIES, Cell, ExitHeads, Learnt, cut, states_at
@@ -315,7 +315,7 @@ def test_what_does_not_exist(encoder_dir: EncoderDir, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"without head are as wide as the states \(32\), found 8 asked for"):
         make(encoder_dir("bert"), head="none", projection_dim=8)
     DotModel.from_pretrained(encoder_dir("bert"), device="cpu").save_pretrained(tmp_path / "dot")
-    with pytest.raises(BadDataError, match=r"expected a model with exits, found a dot model; leave the exit out"):
+    with pytest.raises(WrongModelError, match=r"expected a model with exits, found a dot model; leave the exit out"):
         load_model(tmp_path / "dot", exit=2)
 
 
