@@ -64,7 +64,7 @@ def run_search(options: SearchOptions) -> Run:
     if options.index is None:
         bm25 = BM25(collection.docs())
         run = bm25.search(queries, options.k)
-        latency = measure_latency(lambda text: bm25.search({"": text}, options.k, progress=False), timed)
+        latency = measure_latency(lambda text: bm25.rank(text, options.k), timed)
     else:
         model = load_model(
             options.model, device=options.device, backend=options.backend, exit=options.exit, dim=options.dim
