@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ir_measures import Qrel
 
+from rankdistill.errors import NothingDoneError
 from rankdistill.evaluation.measures import Evaluation, evaluate, needs_subtopics, parse_measures
 from rankdistill.evaluation.report import evaluation_rows, render_table
 from rankdistill.evaluation.significance import Comparison, compare
@@ -39,6 +40,12 @@ def run_evaluate(options: EvaluateOptions) -> tuple[dict[str, Evaluation], list[
     evaluations = {
         names[path]: evaluate(qrels, read_run(path), options.measures, subtopics=subtopics) for path in paths
     }
+    for path in paths:
+        evaluation = evaluations[names[path]]
+        remedy = "check that the run's ids are those of the judgements"
+        NothingDoneError.check(
+            evaluation.num_queries - evaluation.num_missing, "judged query with documents", path, remedy
+        )
     baseline = names[baseline_path]
     comparisons = [
         comparison
