@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -349,9 +350,22 @@ def evaluate(options: Annotated[EvaluateOptions, _Flat]) -> None:
     run_evaluate(options)
 
 
+_format_other = warnings.formatwarning
+
+
+def _warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning of ours in one line, as errors are; others as Python shows them."""
+    if Path(filename).is_relative_to(Path(__file__).parent):
+        return f"rankdistill: warning: {message}\n"
+    return _format_other(message, category, filename, lineno, line)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point. Errors that a person can mend are one line; set RANKDISTILL_TRACEBACK=1 to see where they came from."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    warnings.formatwarning = _warning
     if "--config" in arguments[:-1]:
         at = arguments.index("--config")
         app.config = (Toml(Path(arguments[at + 1]), must_exist=True),)

@@ -13,6 +13,7 @@ __all__ = [
     "BadStoreError",
     "MissingDependencyError",
     "MissingIdsError",
+    "NothingDoneError",
     "RankDistillError",
     "WrongModelError",
 ]
@@ -43,6 +44,19 @@ class BadStoreError(RankDistillError):
 
 class WrongModelError(RankDistillError, ValueError):
     """A model, or an index of one, that is whole but can't be used for what was asked; one of another kind, say."""
+
+
+class NothingDoneError(RankDistillError):
+    """A command that had nothing to do, or whose result would be empty.
+
+    Every command raises it instead of writing an empty result: a wrong file or split must not look like success.
+    """
+
+    @classmethod
+    def check(cls, count: int, what: str, path: object, remedy: str) -> None:
+        """Raises the error if `count`, of what the command was to do or found in `path`, is 0."""
+        if not count:
+            raise cls(f"at least one {what}", "none", remedy, str(path))
 
 
 class MissingIdsError(RankDistillError):

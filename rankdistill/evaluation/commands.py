@@ -7,9 +7,13 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
-from rankdistill.evaluation.measures import Evaluation, evaluate
+from ir_measures import Qrel
+
+from rankdistill.errors import NothingDoneError
+from rankdistill.evaluation.measures import Evaluation, evaluate, needs_subtopics, parse_measures
 from rankdistill.evaluation.report import evaluation_rows, render_table
 from rankdistill.evaluation.significance import Comparison, compare
+from rankdistill.formats.subtopics import any_relevant, read_subtopics
 from rankdistill.formats.trec import read_qrels, read_run
 from rankdistill.options.retrieval import EvaluateOptions
 from rankdistill.records import Qrels
@@ -32,8 +36,16 @@ def run_evaluate(options: EvaluateOptions) -> tuple[dict[str, Evaluation], list[
     baseline_path = options.runs[0] if options.baseline is None else options.baseline
     paths = list(dict.fromkeys([*options.runs, baseline_path]))
     names = dict(zip(paths, _short_names(paths), strict=True))
-    qrels = _qrels(options)
-    evaluations = {names[path]: evaluate(qrels, read_run(path), options.measures) for path in paths}
+    qrels, subtopics = _judgements(options)
+    evaluations = {
+        names[path]: evaluate(qrels, read_run(path), options.measures, subtopics=subtopics) for path in paths
+    }
+    for path in paths:
+        evaluation = evaluations[names[path]]
+        remedy = "check that the run's ids are those of the judgements"
+        NothingDoneError.check(
+            evaluation.num_queries - evaluation.num_missing, "judged query with documents", path, remedy
+        )
     baseline = names[baseline_path]
     comparisons = [
         comparison
@@ -66,15 +78,19 @@ def run_evaluate(options: EvaluateOptions) -> tuple[dict[str, Evaluation], list[
     return evaluations, comparisons
 
 
-def _qrels(options: EvaluateOptions) -> Qrels:
+def _judgements(options: EvaluateOptions) -> tuple[Qrels, list[Qrel]]:
+    """Judgements of documents, and those of subtopics where a measure needs them."""
     if (options.qrels is None) == (options.collection is None):
         raise ValueError("expected judgements from either --qrels or --collection")
+    of_subtopics = [needs_subtopics(measure) for measure in parse_measures(options.measures)]
     if options.qrels is not None:
-        return read_qrels(options.qrels)
+        subtopics = read_subtopics(options.qrels) if any(of_subtopics) else []
+        # A document may have another relevance for each subtopic, which judgements of documents can't say.
+        return any_relevant(subtopics) if subtopics and all(of_subtopics) else read_qrels(options.qrels), subtopics
     from rankdistill.formats.collection import open_collection
 
     assert options.collection is not None
-    return open_collection(options.collection).qrels(options.split)
+    return open_collection(options.collection).qrels(options.split), []
 
 
 def _short_names(paths: list[Path]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rankdistill.errors import NothingDoneError
 from rankdistill.formats.collection import Collection, open_collection
 from rankdistill.formats.gz import replacing
 from rankdistill.options.scoring import JoinOptions
@@ -85,6 +86,8 @@ def run_join(options: JoinOptions) -> str:
         if not equals or not source or name in collections:
             raise ValueError(f"expected NAME=COLLECTION, each name once, found {argument!r}")
         collections[name] = open_collection(source)
+    num_docs = sum(collection.num_docs for collection in collections.values())
+    NothingDoneError.check(num_docs, "document", " ".join(options.collections), "check the files of documents")
     joined = join_collections(collections, options.output, balance=options.balance, seed=options.seed)
     judged = {name: f", {count:,} queries of {options.balance}" for name, count in joined.num_judged.items()}
     lines = [f"{name}: {count:,} docs{judged.get(name, '')}" for name, count in joined.num_docs.items()]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rankdistill.errors import BadDataError
+from rankdistill.errors import BadDataError, NothingDoneError
 from rankdistill.formats.kilt import KiltOutput, KiltPage, KiltRecord, gold_titles, read_kilt, write_kilt
 from rankdistill.formats.links import read_links
 from rankdistill.formats.mentions import MentionTable, build_mentions
@@ -49,6 +49,8 @@ def run_mentions(options: EntitiesMentionsOptions) -> str:
 
     links = itertools.chain.from_iterable(map(read_links, options.files))
     built = build_mentions(links, min_count=options.min_count, max_candidates=options.max_candidates, known=known)
+    remedy = "check that the files hold links" + (f", and {options.trie} their titles" if options.trie else "")
+    NothingDoneError.check(len(built.table), "mention", ", ".join(map(str, options.files)), remedy)
     built.table.write(options.output)
     left_out = {
         f"{built.num_unknown:,} to {built.num_unknown_titles:,} titles that aren't in the trie": built.num_unknown,
@@ -85,7 +87,7 @@ def run_disambiguate(options: EntitiesDisambiguateOptions) -> str:
             records.append(record)
             mentions.append(own)
     if not records:
-        raise BadDataError("at least one record", "none", path=str(options.files[0]) if options.files else None)
+        raise NothingDoneError("at least one record", "none", path=", ".join(map(str, options.files)) or None)
     writer = None if options.mode == "prior" else load_writer(options.model, options.device, options.dtype)
     tokenizer = load_tokenizer(resolve(options.model)) if writer is None else writer.tokenizer
     trie = TokenTrie.open(options.trie, tokenizer=tokenizer)
@@ -140,6 +142,7 @@ def _in_kb(trie: TokenTrie, tokenizer: Any, records: Sequence[KiltRecord], answe
 def run_retrieve(options: EntitiesRetrieveOptions) -> str:
     """Writes the run of a file's queries."""
     queries = read_queries(options.queries, max_words=options.max_words)
+    NothingDoneError.check(len(queries), "query", options.queries, "check that the file isn't empty")
     writer = load_writer(options.model, options.device, options.dtype)
     run = retrieve_entities(
         writer.model,
@@ -156,8 +159,12 @@ def run_retrieve(options: EntitiesRetrieveOptions) -> str:
         batch_size=options.batch_size,
         progress=sys.stderr.isatty(),
     )
+    num_pages = sum(map(len, run.values()))
+    NothingDoneError.check(
+        num_pages, "page found for a query", options.queries, "check that the trie is of the model's titles"
+    )
     write_run(options.output, run)
-    return f"{options.output}: {len(run):,} queries, {sum(map(len, run.values())):,} pages"
+    return f"{options.output}: {len(run):,} queries, {num_pages:,} pages"
 
 
 def run_watch(options: EntitiesWatchOptions) -> Iterator[str]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import IO, Any
 
-from rankdistill.errors import BadDataError
+from rankdistill.errors import BadDataError, NothingDoneError
 from rankdistill.formats.gz import opened, replacing
 from rankdistill.formats.json_lines import BadField, json_lines
 from rankdistill.formats.linked_texts import LinkedText, TextMention, as_row, marked_text
@@ -74,6 +74,8 @@ def run_link(options: EntitiesLinkOptions) -> str:
                 num_mentions += len(kept)
             out.flush()
             num_texts += len(block)
+        # Inside, so that no empty output takes its place.
+        NothingDoneError.check(num_texts, "text to link", options.input, "check that the input isn't empty")
     return "" if options.output is None else f"{options.output}: {num_mentions:,} mentions in {num_texts:,} texts"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from rankdistill.errors import NothingDoneError
 from rankdistill.evaluation.latency import Latency, measure_latency
 from rankdistill.formats.collection import open_collection
 from rankdistill.formats.trec import read_run, write_run
@@ -23,10 +24,13 @@ __all__ = ["run_encode", "run_index", "run_rerank", "run_search", "run_truncate"
 
 def run_encode(options: EncodeOptions) -> None:
     """Encodes a collection's documents into a folder."""
+    collection = open_collection(options.collection)
+    NothingDoneError.check(
+        collection.num_docs, "document to encode", options.collection, "check the file of its documents"
+    )
     model = load_model(
         options.model, device=options.device, backend=options.backend, exit=options.exit, dim=options.dim
     )
-    collection = open_collection(options.collection)
     start = time.perf_counter()
     precompute(
         model,
@@ -45,6 +49,9 @@ def run_encode(options: EncodeOptions) -> None:
 def run_index(options: IndexOptions) -> None:
     """Builds an index over a folder of `encode`."""
     encoded = load_precomputed(options.vectors)
+    NothingDoneError.check(
+        len(encoded.doc_ids), "document to index", options.vectors, "encode a collection that has some"
+    )
     index = index_of(encoded, device="cpu", num_centroids=options.centroids)
     index.save(options.output)
     clusters = index.clusters if isinstance(index, TokenIndex) else None
@@ -58,13 +65,15 @@ def run_search(options: SearchOptions) -> Run:
         raise ValueError('expected --index with a model, and none with "bm25"')
     collection = open_collection(options.collection)
     query_ids = list(collection.query_ids if options.split is None else collection.qrels(options.split))
+    remedy = "check its queries" if options.split is None else f"check which queries split {options.split} judges"
+    NothingDoneError.check(len(query_ids), "query", options.collection, remedy)
     queries = dict(zip(query_ids, collection.query_texts(query_ids), strict=True))
     timed = list(queries.values())[: options.latency_queries]
     latency: Latency | None
     if options.index is None:
         bm25 = BM25(collection.docs())
         run = bm25.search(queries, options.k)
-        latency = measure_latency(lambda text: bm25.search({"": text}, options.k, progress=False), timed)
+        latency = measure_latency(lambda text: bm25.rank(text, options.k), timed)
     else:
         model = load_model(
             options.model, device=options.device, backend=options.backend, exit=options.exit, dim=options.dim
@@ -84,6 +93,9 @@ def run_rerank(options: RerankOptions) -> Run:
     )
     collection = open_collection(options.collection)
     candidates = read_run(options.run)
+    NothingDoneError.check(
+        sum(map(len, candidates.values())), "document to re-rank", options.run, "check how the run was made"
+    )
     precomputed = load_precomputed(options.vectors, model) if options.vectors is not None else None
     run = rerank(
         model,
@@ -110,8 +122,10 @@ def run_truncate(options: TruncateOptions) -> None:
 
 
 def _write(options: SearchOptions | RerankOptions, run: Run, latency: Latency | None) -> None:
-    write_run(options.output, run, options.tag)
     num_lines = sum(map(len, run.values()))
+    remedy = "no run is written; check that queries and documents are in one language, and belong together"
+    NothingDoneError.check(num_lines, "document found for a query", options.collection, remedy)
+    write_run(options.output, run, options.tag)
     print(f"wrote {num_lines:,} documents of {len(run):,} queries to {options.output}")
     if latency is not None:
         print(f"latency: {latency}")

@@ -6,6 +6,7 @@ import random
 from collections.abc import Collection as Container
 from collections.abc import Sequence
 
+from rankdistill.errors import NothingDoneError
 from rankdistill.formats.collection import Collection, open_collection
 from rankdistill.formats.trec import read_run
 from rankdistill.formats.triples import Triple, write_triples
@@ -66,6 +67,8 @@ def make_triples(options: TriplesOptions) -> list[Triple]:
         num_random=options.num_random,
         seed=options.seed,
     )
+    remedy = f"check that {options.split} judges documents relevant, and that {options.negatives} ranks others for its queries"
+    NothingDoneError.check(len(triples), "triple", options.collection, remedy)
     if options.max_triples is not None:
         random.Random(options.seed).shuffle(triples)
         triples = triples[: options.max_triples]

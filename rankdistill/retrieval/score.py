@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from rankdistill.errors import BadStoreError
+from rankdistill.errors import BadStoreError, NothingDoneError
 from rankdistill.formats.cache import save_json
 from rankdistill.formats.collection import Collection, collection_from_texts, open_collection
 from rankdistill.formats.scores import write_scores
@@ -64,6 +64,10 @@ def score_file(options: ScoreOptions) -> dict[str, int]:
         raise ValueError("--num-random is for --candidates; triples have theirs by triples --num-random")
     collection = open_collection(options.collection)
     rows, num_short = _rows(options, collection)
+    remedy = "check that the file isn't empty" + (
+        f"; {num_short:,} queries have fewer than --depth documents" if num_short else ""
+    )
+    NothingDoneError.check(len(rows), "row to score", options.triples or options.candidates, remedy)
     # Each pair once; dict.fromkeys keeps the order of the file, so the job is the same on every start.
     pairs = list(dict.fromkeys((query_id, doc_id) for query_id, doc_ids, _ in rows for doc_id in doc_ids))
     partial = Path(f"{options.output}.partial")

@@ -94,3 +94,51 @@ def test_squad_yardstick(shared_retrieval: Path) -> None:
     found = evaluate(qrels, bm25_search(collection, list(qrels), k=10, progress=False), ["nDCG@10"])
     # All 3,668 test queries; samples of 400 to 600 of them gave .76 to .84.
     assert found.mean["nDCG@10"] == pytest.approx(0.8322, abs=0.001)
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("机器学习。iPhone手机2024年", "机器 器学 学习 iphone i phone 手机 2024 年"),
+        ("東京タワー", "東京 京タ タワ ワー"),
+        ("か\u3099く ｶﾞｸ", "がく ガク"),  # composed, and halfwidth
+        ("葛\U000e0100城市", "葛城 城市"),  # a variation selector
+        ("ที่นี่", "ที่นี่"),  # letters with their vowels and tones
+        ("ขอบคุณ", "ขอ อบ บคุ คุณ"),
+        ("ພາສາ", "ພາ າສ ສາ"),
+        ("ខ្មែរ", "ខ្មែរ"),  # a stacked consonant belongs to its letter
+        ("မြန်မာ", "မြန် န်မာ"),
+        ("한국어는 띄어쓰기가 있다", "한국어는 띄어쓰기가 있다"),  # Korean parts words by spaces
+        ("猫", "猫"),
+        ("「猫」と犬", "猫 と犬"),
+    ],
+)
+def test_tokens_of_unspaced_scripts(text: str, tokens: str) -> None:
+    assert list(bm25_tokens(text)) == tokens.split()
+
+
+@pytest.mark.parametrize(
+    ("docs", "query"),
+    [
+        ({"a": "我昨天在北京大学学习机器学习。", "b": "今天天气很好，我们去公园。"}, "北京的大学"),
+        ({"a": "東京スカイツリーの高さは六百三十四メートルです", "b": "京都には寺が多い"}, "スカイツリーはどこ"),
+        ({"a": "กรุงเทพมหานครเป็นเมืองหลวงของประเทศไทย", "b": "วันนี้อากาศดีมาก"}, "เมืองหลวง"),
+        ({"a": "ភ្នំពេញជារាជធានីនៃប្រទេសកម្ពុជា", "b": "ថ្ងៃនេះអាកាសធាតុល្អ"}, "រាជធានី"),
+        ({"a": "서울은 대한민국의 수도이다", "b": "오늘 날씨가 좋다"}, "대한민국의 도시"),
+    ],
+)
+def test_words_inside_of_unspaced_text_are_found(docs: dict[str, str], query: str) -> None:
+    assert next(iter(BM25(docs, progress=False).search({"q": query}, progress=False)["q"])) == "a"
+
+
+def test_queries_without_documents_are_counted_in_a_warning() -> None:
+    index = BM25({"d": "a snake"}, progress=False)
+    with pytest.warns(
+        UserWarning, match=r"no document for 2 of 3 queries \(first: 'p'\): 1 have no token, 1 none in common"
+    ):
+        index.search({"p": "?!", "q": "zebra", "r": "snake"}, progress=False)
+
+
+def test_another_tokenizer() -> None:
+    index = BM25({"d1": "the cat", "d2": "a dog"}, tokenize=str.split, progress=False)
+    assert list(index.search({"q": "the"}, progress=False)["q"]) == ["d1"]
