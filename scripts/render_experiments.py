@@ -211,7 +211,7 @@ def links(result: dict[str, Any]) -> str:
         f"{result['links_in_table']:.0%} of the links. At least: the share of a surface's occurrences that are links, or the "
         f"log-probability of a link; this and the bonus for a link are chosen on {result['num_dev_texts']} other texts. "
         "p: randomisation test on the texts' F1 against the dictionary, "
-        f"Holm-corrected; {result['threads']} threads, load {result['load_1min']:.1f}.\n\n"
+        f"Holm-corrected; {result['threads']} threads, load {result['load_1min']:.1f}.{result.get('note', '')}\n\n"
         f"{render_table(rows, style='markdown', decimals=3)}\n\n{by(result)}"
     )
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rankdistill.data.tokens import num_special, plain_copy
+from rankdistill.data.tokens import num_special
+from rankdistill.formats.tokenizers import plain_copy
 
 __all__ = ["NOT_MASKED", "WordDrop", "mask_tokens"]
 

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from rankdistill.data.batches import BatchPlan, pad_lists
 from rankdistill.data.masking import NOT_MASKED, mask_tokens
-from rankdistill.data.tokens import TokenStore, num_special, plain_copy
+from rankdistill.data.tokens import TokenStore, num_special
 from rankdistill.errors import BadDataError
+from rankdistill.formats.tokenizers import plain_copy
 
 __all__ = ["Markers", "PackedPairs", "Runs", "find_runs"]
 

@@ -10,7 +10,7 @@ import itertools
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from filelock import FileLock
@@ -22,9 +22,7 @@ from rankdistill.errors import BadStoreError
 from rankdistill.formats.cache import cache_folder, fingerprint_of
 from rankdistill.formats.collection import Collection
 from rankdistill.formats.texts import Texts
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+from rankdistill.formats.tokenizers import backend_of, plain_copy
 
 __all__ = [
     "TokenStore",
@@ -34,39 +32,11 @@ __all__ = [
     "open_tokens",
     "pair_batch",
     "pair_shape",
-    "plain_copy",
     "tokenizer_fingerprint",
 ]
 
 # Large enough to keep all cores busy, small enough that a killed build loses a second of work.
 _CHUNK = 4096
-
-
-def _backend(tokenizer: Any) -> Tokenizer:
-    """The `tokenizers.Tokenizer` in a fast tokenizer."""
-    from tokenizers import Tokenizer
-
-    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
-    if not isinstance(backend, Tokenizer):
-        found = type(tokenizer).__name__
-        raise ValueError(
-            f"expected a fast tokenizer (tokenizer.json), which token stores need, found {found}, which runs in Python only; "
-            "start from a model that has one"
-        )
-    return backend
-
-
-def plain_copy(tokenizer: Any) -> Tokenizer:
-    """A private copy of a fast tokenizer's backend, without truncation and padding, which earlier calls may have left in it.
-
-    Raises:
-        ValueError: if the tokenizer isn't a fast one.
-    """
-    backend = _backend(tokenizer)
-    copy: Tokenizer = type(backend).from_str(backend.to_str())
-    copy.no_truncation()
-    copy.no_padding()
-    return copy
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
@@ -75,7 +45,7 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     Raises:
         ValueError: if the tokenizer isn't a fast one.
     """
-    settings = json.loads(_backend(tokenizer).to_str())
+    settings = json.loads(backend_of(tokenizer).to_str())
     return fingerprint_of(json.dumps(settings | {"truncation": None, "padding": None}, sort_keys=True))
 
 

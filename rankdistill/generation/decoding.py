@@ -20,6 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from rankdistill.data.batches import pad_lists
+from rankdistill.formats.tokenizers import encode_texts
 from rankdistill.generation.beam import Hypothesis, beam_search
 from rankdistill.generation.candidates import candidate_groups, score_sequences
 from rankdistill.generation.families import max_positions
@@ -283,7 +284,7 @@ def in_batches(
     """Hands texts to `work(rows, input_ids, mask)`, those of like length together, under inference_mode."""
     if not texts:
         return
-    ids = tokenizer(list(texts), truncation=True, max_length=max_input_length)["input_ids"]
+    ids = encode_texts(tokenizer, texts, max_input_length)
     order = sorted(range(len(texts)), key=lambda row: -len(ids[row]))
     with inference_mode(model, "auto"), tqdm(total=len(texts), desc=what, unit="text", disable=not progress) as bar:
         for start in range(0, len(texts), batch_size):

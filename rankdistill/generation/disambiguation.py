@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rankdistill.errors import BadDataError
 from rankdistill.formats.kilt import END_ENTITY, START_ENTITY, KiltRecord, source_text
 from rankdistill.formats.mentions import MentionTable
+from rankdistill.formats.tokenizers import encode_texts
 from rankdistill.generation.decoding import generate_entities, score_candidates
 from rankdistill.generation.free import generate_freely
 from rankdistill.generation.titles import title_sequences
@@ -283,5 +284,5 @@ def _cut_off(texts: Sequence[str], tokenizer: Any, max_input_length: int | None)
     mark = tokenizer.convert_tokens_to_ids(END_ENTITY)
     if not texts or mark is None or mark == tokenizer.unk_token_id:
         return 0
-    ids = tokenizer(list(texts), truncation=True, max_length=max_input_length)["input_ids"]
+    ids = encode_texts(tokenizer, texts, max_input_length)
     return int(np.sum([mark not in own for own in ids]))

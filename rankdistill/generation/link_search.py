@@ -9,8 +9,9 @@ is among the best `num_beams` continuations). A mention with its title comes dow
 What can't come to anything is dropped: at every end the floor is the probability of the `num_beams`-th best of p's beams copied to
 there, and at least that of the best less `max_gap`. A mention below the floor wouldn't get a place.
 
-What is exact: with as many beams as there are outputs, and no gap, the best result is the most probable of all outputs. With fewer,
-results are those of a search that computes token by token by the same rules. How tokens are fed changes nothing but time.
+What is exact: with as many beams as there are outputs, and no gap, the best result is the most probable of all outputs (with a
+bonus: the one with the highest sum of log-probability and bonuses). With fewer, results are those of a search that computes token
+by token by the same rules. How tokens are fed changes nothing but time.
 
 How they are fed: a beam's text goes through the decoder at once, and says at every place how probable copying is, and how
 probable a mention. Then a mention with all its ends in one pass, its titles a token a pass (what follows alone goes along), and the
@@ -133,12 +134,16 @@ class _Search:
                 self._landed[beam.begin].append(beam)
             self._beams = own
             self._place += 1
-        self.results = sorted(map(self._ended, self._beams), key=lambda found: -found.log_prob)
+        ended = [(self._total_at_end(beam), beam) for beam in self._beams]
+        ended.sort(key=lambda pair: -pair[0])
+        bonus = self._rules.bonus
+        self.results = [LinkHypothesis(beam.links, total - bonus * len(beam.links)) for total, beam in ended]
         return []
 
-    def _ended(self, beam: _Beam) -> LinkHypothesis:
+    def _total_at_end(self, beam: _Beam) -> float:
+        """The log-probability of the whole output, with its bonuses."""
         (end_log_prob,) = self._nodes.edges(beam.nodes[-1]).log_probs
-        return LinkHypothesis(beam.links, beam.totals[-1] + float(end_log_prob) - self._rules.bonus * len(beam.links))
+        return beam.totals[-1] + float(end_log_prob)
 
     def _chosen(self, beams: list[_Beam], place: int) -> list[_Beam]:
         """The best beams at a place, the best first; of equals, who was there first."""
@@ -267,7 +272,7 @@ def link_search(
     positions: int | None = None,
     max_copies: int = 32,
 ) -> tuple[list[list[LinkHypothesis]], int]:
-    """Outputs of each text, the best first.
+    """Outputs of each text, the best first by log_prob plus `bonus` for each link.
 
     Args:
         tree: an empty tree of the texts.
@@ -277,7 +282,7 @@ def link_search(
         prefix: tokens that the decoder begins with.
         num_beams: beams at a place, and titles of a mention that are followed.
         max_gap: how much less probable (in nats) than the best a beam may be.
-        bonus: nats that a beam gets for each link, while beams are compared; in no log-probability that comes back.
+        bonus: nats that a beam gets for each link, wherever beams and outputs are compared; in no log-probability that comes back.
         positions: how many tokens the decoder has positions for, the prefix included; None for any number.
         max_copies: how much of a text is fed at once; with 0, nothing is fed before it's needed. It changes nothing but time.
 

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankdistill import _core
-from rankdistill.data.tokens import num_special, plain_copy
+from rankdistill.data.tokens import num_special
+from rankdistill.formats.tokenizers import plain_copy
 from rankdistill.generation.families import max_positions
 from rankdistill.generation.trie import TokenTrie
 from rankdistill.models.backbone import max_positions as max_encoder_positions

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from rankdistill.data.tokens import plain_copy
 from rankdistill.errors import BadDataError
+from rankdistill.formats.tokenizers import plain_copy
 
 __all__ = ["end_token", "title_sequences", "tokenize_titles"]
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import torch
+
+from rankdistill.formats.tokenizers import encode_texts
 from rankdistill.generation.beam import BeamStep, Hypothesis, beam_search
 from rankdistill.generation.decoding import decoder_prefix
 from rankdistill.generation.tree import plant
@@ -33,10 +36,10 @@ def observed_search(
         num_beams: as for `generate_entities`, which finds the same; so for the rest.
     """
     steps = list[BeamStep]()
-    batch = tokenizer([text], truncation=True, max_length=max_input_length, return_tensors="pt")
+    input_ids = torch.tensor(encode_texts(tokenizer, [text], max_input_length), device=model.device)
     with inference_mode(model, "auto"):
         found = beam_search(
-            plant(model, batch["input_ids"].to(model.device), batch["attention_mask"].to(model.device)),
+            plant(model, input_ids, torch.ones_like(input_ids)),
             trie,
             1,
             prefix=decoder_prefix(model),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from rankdistill.errors import WrongModelError
+from rankdistill.formats.tokenizers import encode_pairs
 from rankdistill.models.backbone import (
     NO_LIMIT,
     config_with_layers,
@@ -108,8 +109,7 @@ class CrossEncoderModel(nn.Module):
 
     def tokenize_pairs(self, queries: Sequence[str], docs: Sequence[str]) -> dict[str, list[list[int]]]:
         """Token ids and, where the model has them, token types of (query, doc) pairs, cut to `max_length`."""
-        encoded = self.tokenizer(list(queries), list(docs), truncation="longest_first", max_length=self.max_length)
-        return {key: encoded[key] for key in ("input_ids", "token_type_ids") if key in encoded}
+        return encode_pairs(self.tokenizer, queries, docs, self.max_length)
 
     def fingerprint(self) -> str:
         """Equal when two models give the same scores for the same pairs."""

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from rankdistill.errors import WrongModelError
+from rankdistill.formats.tokenizers import encode_texts
 from rankdistill.models.backbone import weights_fingerprint
 
 __all__ = [
@@ -153,14 +154,11 @@ class Tower(nn.Module):
 
     def tokenize(self, texts: Sequence[str], kind: Kind) -> list[list[int]]:
         """Token ids of each text after its kind's prompt, specials included, cut at the length of its kind."""
-        if not texts:  # which the tokenizer can't do
-            return []
         is_query = kind == "query"
         limit = self.query_max_length if is_query else self.doc_max_length
         prompt = self.query_prompt if is_query else self.doc_prompt
         prompted = [prompt + text for text in texts] if prompt else list(texts)
-        ids: list[list[int]] = self.tokenizer(prompted, truncation=True, max_length=limit)["input_ids"]
-        return ids
+        return encode_texts(self.tokenizer, prompted, limit)
 
     def own_config(self) -> dict[str, Any]:
         """What decides the scores beside weights and tokenizer; written to the checkpoint's rankdistill.json."""

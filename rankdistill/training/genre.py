@@ -23,6 +23,7 @@ from rankdistill.data.batches import Plan, pad_lists
 from rankdistill.errors import BadDataError
 from rankdistill.formats.kilt import END_ENTITY, START_ENTITY, gold_titles, read_kilt, source_text
 from rankdistill.formats.linked_texts import is_linked_texts
+from rankdistill.formats.tokenizers import encode_texts
 from rankdistill.generation.decoding import decoder_prefix
 from rankdistill.generation.link_automaton import MARKS as LINK_MARKS
 from rankdistill.generation.titles import end_token, tokenize_titles
@@ -151,7 +152,7 @@ def token_pairs(model: Seq2SeqModel, texts: Sequence[str], names: Sequence[str])
     if len(texts) != len(names):
         raise ValueError(f"expected as many names as texts, found {len(names)} and {len(texts)}")
     tokenizer = model.tokenizer
-    sources = tokenizer(list(texts), truncation=True, max_length=model.source_max_length)["input_ids"]
+    sources = encode_texts(tokenizer, texts, model.source_max_length)
     distinct = {name: row for row, name in enumerate(dict.fromkeys(names))}
     tokens, lengths = tokenize_titles(distinct, tokenizer, eos=end_token(tokenizer), progress=False)
     written = [part.tolist() for part in np.split(tokens, np.cumsum(lengths, dtype=np.int64)[:-1])]
