@@ -11,6 +11,7 @@ from collections.abc import Sequence
 __all__ = [
     "BadDataError",
     "BadStoreError",
+    "InUseError",
     "MissingDependencyError",
     "MissingIdsError",
     "RankDistillError",
@@ -43,6 +44,10 @@ class BadStoreError(RankDistillError):
 
 class WrongModelError(RankDistillError, ValueError):
     """A model, or an index of one, that is whole but can't be used for what was asked; one of another kind, say."""
+
+
+class InUseError(RankDistillError):
+    """An output that another process or thread is writing."""
 
 
 class MissingIdsError(RankDistillError):
