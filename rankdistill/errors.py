@@ -11,6 +11,7 @@ from collections.abc import Sequence
 __all__ = [
     "BadDataError",
     "BadStoreError",
+    "InUseError",
     "MissingDependencyError",
     "MissingIdsError",
     "NothingDoneError",
@@ -57,6 +58,10 @@ class NothingDoneError(RankDistillError):
         """Raises the error if `count`, of what the command was to do or found in `path`, is 0."""
         if not count:
             raise cls(f"at least one {what}", "none", remedy, str(path))
+
+
+class InUseError(RankDistillError):
+    """An output that another process or thread is writing."""
 
 
 class MissingIdsError(RankDistillError):
