@@ -130,6 +130,8 @@ def _load(name_or_path: str | Path, device: str) -> Model:
     if not (path / "config.json").is_file():
         raise FileNotFoundError(f"{path}: expected a model (config.json), found none; check the path")
     architectures = read_json(path / "config.json").get("architectures") or []
+    if any(str(name) == "HF_ColBERT" for name in architectures):
+        return ColbertModel.from_pretrained(path, device=device)
     if any(str(name).endswith("ForSequenceClassification") for name in architectures):
         return CrossEncoderModel.from_pretrained(path, device=device)
     return DotModel.from_pretrained(path, device=device)
