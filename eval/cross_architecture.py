@@ -160,7 +160,7 @@ def teachers(study: Study, seeds: list[int], only: list[str] | None) -> None:
     """One dot student by what teaches it; all search the whole collection."""
     started = time.perf_counter()
     dense, scale = study.dense_teacher
-    untrained = DotModel.from_pretrained(MINILM, num_layers=study.num_layers, normalize=False)
+    untrained = DotModel.from_pretrained(MINILM, num_layers=study.num_layers, normalize=False, similarity="dot")
     runs: dict[str, list[Run]] = {"BM25": [study.bm25]}
     runs["student untrained"] = [study.kept("untrained", lambda: study.retrieve(untrained))]
     runs["T1 re-ranks BM25's top 30"] = [study.kept("T1-30", lambda: study.rerank(study.load(study.teacher), 30))]

@@ -133,7 +133,7 @@ def trained(
         print(label, name, flush=True)
 
     for k in exits:
-        add(f"{k}: cut", f"cut-{k}", DotModel.from_pretrained(MINILM, num_layers=k, normalize=False))
+        add(f"{k}: cut", f"cut-{k}", DotModel.from_pretrained(MINILM, num_layers=k, normalize=False, similarity="dot"))
     for seed in seeds:
         for k in exits:
             name, folder, took = study.student(seed=seed, loss=loss, num_layers=k)
@@ -158,7 +158,7 @@ def trained(
             name, folder, took = adaptive_layer(study, seed)
             seconds[ADAPTIVE] = seconds.get(ADAPTIVE, 0.0) + took
             for k in exits:
-                body = DotModel.from_pretrained(folder, num_layers=k, normalize=False)
+                body = DotModel.from_pretrained(folder, num_layers=k, normalize=False, similarity="dot")
                 add(f"{k}: {ADAPTIVE}", f"{name}-{k}", body)
     return runs, {label: total / len(seeds) for label, total in seconds.items()}
 

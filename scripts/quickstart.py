@@ -101,7 +101,7 @@ def main() -> None:
         doc_max_length=48,
         learning_rate=3e-4,
     )
-    untrained = DotModel.from_pretrained(minilm, device="cpu", num_layers=NUM_LAYERS, normalize=False)
+    untrained = DotModel.from_pretrained(minilm, device="cpu", num_layers=NUM_LAYERS, normalize=False, similarity="dot")
     students = {"student untrained": untrained}
     students["student distilled"] = DotModel.from_pretrained(train_margin_mse(options), device="cpu")
     for name, model in students.items():

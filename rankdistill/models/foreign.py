@@ -19,7 +19,7 @@ from rankdistill.models.precision import DTypeName, autocast, choose_device, dty
 from rankdistill.models.similarity import Similarity
 from rankdistill.models.towers import Card, Kind, check_room, read_json
 
-__all__ = ["Dense", "ForeignModel", "load_dense_model"]
+__all__ = ["DenseModel", "ForeignModel", "load_dense_model"]
 
 
 class ForeignModel(nn.Module):
@@ -110,11 +110,11 @@ class ForeignModel(nn.Module):
             raise WrongModelError("a model that sentence-transformers loads", found, remedy, str(path)) from error
 
 
-Dense: TypeAlias = DotModel | ForeignModel
+DenseModel: TypeAlias = DotModel | ForeignModel
 """Models that make one vector of a text."""
 
 
-def load_dense_model(path: Path, *, device: str = "auto") -> Dense:
+def load_dense_model(path: Path, *, device: str = "auto") -> DenseModel:
     """The bi-encoder in a folder: a `DotModel` where its vectors are proven equal, else sentence-transformers' own model.
 
     Raises:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from rankdistill.data.batches import pad_lists
 from rankdistill.errors import BadStoreError
 from rankdistill.models.dot import DotModel
-from rankdistill.models.foreign import Dense, ForeignModel
+from rankdistill.models.foreign import DenseModel, ForeignModel
 from rankdistill.models.loading import at_exit
 from rankdistill.models.multi_exit import MultiExitEncoder
 from rankdistill.models.precision import DTypeName, inference_mode
@@ -48,7 +48,7 @@ _CPU_TOKENS = 2048
 
 
 def encode_texts(
-    model: Dense,
+    model: DenseModel,
     texts: Sequence[str],
     *,
     kind: Kind,
@@ -176,7 +176,7 @@ def pad_batch(tokenizer: Any, encoded: dict[str, list[list[int]]], device: torch
 
 
 def encode_collection(
-    model: Dense,
+    model: DenseModel,
     collection: Collection,
     out_dir: str | os.PathLike[str],
     *,

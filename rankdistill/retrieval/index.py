@@ -11,7 +11,7 @@ from scipy.sparse import issparse
 
 from rankdistill.errors import BadDataError, BadStoreError
 from rankdistill.models.colbert import ColbertModel
-from rankdistill.models.foreign import Dense
+from rankdistill.models.foreign import DenseModel
 from rankdistill.models.loading import ARCHITECTURES, Model
 from rankdistill.models.precision import DTypeName
 from rankdistill.models.similarity import Similarity
@@ -42,7 +42,7 @@ Index: TypeAlias = FlatIndex | TokenIndex | SparseIndex
 
 def searches(model: Model | type[Any]) -> bool:
     """Whether the model, or a class of models, can search a whole collection; the others re-rank."""
-    return issubclass(model if isinstance(model, type) else type(model), Dense | ColbertModel | SpladeModel)
+    return issubclass(model if isinstance(model, type) else type(model), DenseModel | ColbertModel | SpladeModel)
 
 
 def build_index(
@@ -69,7 +69,7 @@ def build_index(
     """
     if not searches(model):
         raise _only_reranks(model.architecture)
-    if isinstance(model, Dense):
+    if isinstance(model, DenseModel):
         faiss_module()  # the door: before an hour of encoding, not after
     texts = dict(docs)
     settings: dict[str, Any] = {"batch_tokens": batch_tokens, "dtype": dtype, "progress": progress}
@@ -131,7 +131,7 @@ def load_index(folder: str | os.PathLike[str], device: Device = "auto", model: M
 
 
 def _similarity(model: Model) -> Similarity:
-    return model.comparison if isinstance(model, Dense) else "dot"
+    return model.comparison if isinstance(model, DenseModel) else "dot"
 
 
 def _only_reranks(architecture: str) -> BadDataError:

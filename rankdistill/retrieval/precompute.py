@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, issparse
 
 from rankdistill.errors import BadDataError, BadStoreError
-from rankdistill.models.foreign import Dense
+from rankdistill.models.foreign import DenseModel
 from rankdistill.models.loading import Model
 from rankdistill.models.precision import DTypeName
 from rankdistill.models.similarity import Similarity
@@ -84,7 +84,7 @@ def encode(
         BadDataError: for a cross-encoder, which reads both together.
     """
     settings: dict[str, Any] = {"kind": kind, "batch_tokens": batch_tokens, "dtype": dtype, "progress": progress}
-    if isinstance(model, Dense):
+    if isinstance(model, DenseModel):
         return encode_texts(model, texts, **settings)
     if isinstance(model, SpladeModel):
         return encode_sparse(model, texts, **settings)
@@ -135,7 +135,7 @@ def precompute(
     }
     if min_weight and not isinstance(model, SpladeModel):
         raise ValueError(f"--min-weight is for sparse models, found a {model.architecture} model; leave it out")
-    if isinstance(model, Dense):
+    if isinstance(model, DenseModel):
         return encode_collection(model, collection, out_dir, **settings)
     if isinstance(model, SpladeModel):
         return encode_collection_sparse(model, collection, out_dir, min_weight=min_weight, **settings)

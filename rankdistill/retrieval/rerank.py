@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from rankdistill.errors import MissingIdsError
 from rankdistill.models.cross_encoder import CrossEncoderModel
-from rankdistill.models.foreign import Dense
+from rankdistill.models.foreign import DenseModel
 from rankdistill.models.loading import Model
 from rankdistill.models.precision import DTypeName, inference_mode
 from rankdistill.models.similarity import pair_similarities
@@ -103,7 +103,7 @@ def score_encoded(
             products = query_QV[query_rows[part]].multiply(docs[doc_rows[part]])
             scores[part] = np.asarray(products.sum(1)).ravel()
         return scores
-    assert isinstance(model, Dense)
+    assert isinstance(model, DenseModel)
     query_QD = encode_texts(model, queries, kind="query", **settings)
     for start in range(0, len(scores), _PAIR_CHUNK):
         part = slice(start, start + _PAIR_CHUNK)

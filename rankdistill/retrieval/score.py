@@ -26,7 +26,7 @@ from rankdistill.formats.scores import write_scores
 from rankdistill.formats.trec import read_run
 from rankdistill.formats.triples import read_triples
 from rankdistill.models.backends import Backend
-from rankdistill.models.foreign import Dense
+from rankdistill.models.foreign import DenseModel
 from rankdistill.models.loading import Model, load_model
 from rankdistill.models.precision import DTypeName
 from rankdistill.options.scoring import ScoreOptions
@@ -147,7 +147,7 @@ def score_resumably(
         "pairs": _hash_pairs(pairs, queries, docs),
     }
     _claim(partial, job)
-    if isinstance(model, Dense):
+    if isinstance(model, DenseModel):
         return _score_dense(model, pairs, queries, docs, partial, dtype, progress)
     return _score_pairs(model, pairs, queries, docs, partial / "scores.f32", dtype, chunk, progress)
 
@@ -209,7 +209,7 @@ def _score_pairs(
 
 
 def _score_dense(
-    model: Dense,
+    model: DenseModel,
     pairs: Sequence[Pair],
     queries: dict[str, str],
     docs: dict[str, str],

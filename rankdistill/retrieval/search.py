@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from rankdistill.errors import BadDataError, WrongModelError
 from rankdistill.models.colbert import ColbertModel
-from rankdistill.models.foreign import Dense
+from rankdistill.models.foreign import DenseModel
 from rankdistill.models.loading import Model
 from rankdistill.models.precision import DTypeName
 from rankdistill.models.splade import SpladeModel
@@ -26,7 +26,7 @@ _QUERY_BLOCK = 256
 # Retrieved beyond k, to see whether the last place is shared. Mostly it isn't, and one search is enough.
 _MARGIN = 8
 # Which index searches for which model.
-_INDEX_OF = ((Dense, FlatIndex), (ColbertModel, TokenIndex), (SpladeModel, SparseIndex))
+_INDEX_OF = ((DenseModel, FlatIndex), (ColbertModel, TokenIndex), (SpladeModel, SparseIndex))
 
 
 def search(
@@ -61,7 +61,7 @@ def search(
     if not any(isinstance(model, kind) and isinstance(index, own) for kind, own in _INDEX_OF):
         found = f"a {type(index).__name__} and a {model.architecture} model"
         raise BadDataError("an index that was made with this model", found, "index what this model encoded")
-    if isinstance(index, FlatIndex) and isinstance(model, Dense) and index.similarity != model.comparison:
+    if isinstance(index, FlatIndex) and isinstance(model, DenseModel) and index.similarity != model.comparison:
         found = f"one by {index.similarity}"
         raise WrongModelError(f"an index by {model.comparison}", found, "index what this model encoded, anew")
     settings: dict[str, Any] = {"batch_tokens": batch_tokens, "dtype": dtype, "progress": progress}

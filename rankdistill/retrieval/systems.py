@@ -17,7 +17,7 @@ import numpy as np
 from rankdistill.evaluation.latency import Latency, measure_latency
 from rankdistill.formats.trec import read_run
 from rankdistill.models.backends import Backend
-from rankdistill.models.foreign import Dense
+from rankdistill.models.foreign import DenseModel
 from rankdistill.models.loading import Model, load_model
 from rankdistill.models.precision import DTypeName
 from rankdistill.records import Run, ranked
@@ -106,7 +106,7 @@ def rank(
     model = load_model(Path(system) if os.path.isdir(system) else os.fspath(system), device=device, backend=backend)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     if searches(model):
-        if isinstance(model, Dense):
+        if isinstance(model, DenseModel):
             faiss_module()  # the door: before an hour of encoding, not after
         if vectors_dir is None:
             index = build_index(

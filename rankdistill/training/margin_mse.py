@@ -26,7 +26,7 @@ from rankdistill.data.scores import ScoreStore, open_scores
 from rankdistill.data.tokens import cached_tokens
 from rankdistill.data.transforms import score_transform
 from rankdistill.formats.collection import Collection, collection_from_texts, open_collection
-from rankdistill.models.foreign import Dense
+from rankdistill.models.foreign import DenseModel
 from rankdistill.models.loading import ARCHITECTURES, Student, load_model
 from rankdistill.models.towers import BatchScores, Tower
 from rankdistill.options.training import LossOptions, MarginMSEOptions
@@ -231,7 +231,7 @@ def _batch_teacher(options: MarginMSEOptions, collection: Collection) -> BatchTe
     """What scores whole batches: by vectors made once, or, if its states of texts are more than a vector, as they come."""
     assert options.in_batch_teacher is not None
     model = load_model(options.in_batch_teacher, device=options.device)
-    if isinstance(model, Dense):
+    if isinstance(model, DenseModel):
         queries, docs = cached_vectors(model, collection)
         return DenseTeacher(queries, docs, options.in_batch_scale, model.comparison)
     if options.num_workers:

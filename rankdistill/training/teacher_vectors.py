@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from rankdistill.formats.cache import cache_folder, save_array
 from rankdistill.formats.collection import Collection
 from rankdistill.models.backbone import resolve
-from rankdistill.models.foreign import Dense, load_dense_model
+from rankdistill.models.foreign import DenseModel, load_dense_model
 from rankdistill.retrieval.encode import encode_collection, encode_texts, load_vectors
 
 __all__ = ["cached_query_vectors", "cached_vectors"]
 
 
 def cached_vectors(
-    model: Dense, collection: Collection, *, cache_dir: Path | None = None
+    model: DenseModel, collection: Collection, *, cache_dir: Path | None = None
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """A dense teacher's vectors of all queries and all docs of a collection, in the collection's order.
 
@@ -42,11 +42,11 @@ def cached_query_vectors(
     return _queries(loaded, collection, _folder(loaded, collection, cache_dir))
 
 
-def _folder(model: Dense, collection: Collection, cache_dir: Path | None) -> Path:
+def _folder(model: DenseModel, collection: Collection, cache_dir: Path | None) -> Path:
     return (cache_dir or cache_folder("vectors")) / f"{model.fingerprint()}-{collection.fingerprint}"
 
 
-def _queries(model: Dense, collection: Collection, folder: Path) -> NDArray[Any]:
+def _queries(model: DenseModel, collection: Collection, folder: Path) -> NDArray[Any]:
     queries = folder / "queries.npy"
     if not queries.is_file():
         texts = collection.query_texts(list(collection.query_ids))

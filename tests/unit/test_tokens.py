@@ -23,8 +23,9 @@ from rankdistill.data.tokens import (
     pair_shape,
     tokenizer_fingerprint,
 )
-from rankdistill.errors import BadStoreError
+from rankdistill.errors import BadStoreError, WrongModelError
 from rankdistill.formats.collection import collection_from_texts, open_collection
+from rankdistill.training.rows import CrossSource
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,33 @@ def test_wide_vocabularies_and_prompts(tmp_path: Path, tokenizer: Any) -> None:
     assert store.batch(np.array([0]), 0)[0].tolist() == [tokenizer("query: sort a list")["input_ids"]]
     with pytest.raises(BadStoreError, match="texts"):
         open_tokens(tmp_path / "prompt", texts=texts)
+
+
+def test_texts_are_cut_on_the_tokenizers_side(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
+    texts = collection_from_texts({"1": "sort a list of dictionaries by value", "2": "x"}, {}).side("docs")
+    from transformers import AutoTokenizer
+
+    right, left = (
+        AutoTokenizer.from_pretrained(tiny_tokenizer_dir, truncation_side=side) for side in ("right", "left")
+    )
+    given = [text for _, text in texts.pairs()]
+    stores = [cached_tokens(texts, "docs", tokenizer, 6, tmp_path, progress=False) for tokenizer in (right, left, left)]
+    wanted = [tokenizer(given, truncation=True, max_length=6)["input_ids"] for tokenizer in (right, left)]
+    assert wanted[0] != wanted[1]
+    for store, expected in zip(stores, (*wanted, wanted[1]), strict=True):
+        ids, mask = store.batch(np.arange(2), 0)
+        assert [row[kept.astype(bool)].tolist() for row, kept in zip(ids, mask, strict=True)] == expected
+    with pytest.raises(BadStoreError, match="a store built with texts"):
+        open_tokens(stores[0].path, left, 6, texts)
+
+
+def test_pairs_are_refused_that_would_be_cut_on_the_left(tiny_tokenizer_dir: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer_dir, truncation_side="left")
+    nothing: Any = None
+    with pytest.raises(WrongModelError, match="expected a tokenizer that truncates on the right"):
+        CrossSource.of(tokenizer, nothing, nothing, nothing, nothing, max_length=8)
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
