@@ -57,7 +57,6 @@ _NO_CODE = (
 NO_LIMIT = 1_000_000
 """Tokens of a text where nothing limits them."""
 OFFSET_FAMILIES = (
-    "altclip_text_model",
     "camembert",
     "data2vec-text",
     "esm",
@@ -83,6 +82,8 @@ _ENCODERS = {
     "umt5": "UMT5EncoderModel",
 }
 """Classes of transformers that are the encoder of an encoder-decoder, by `model_type`."""
+# To these no token types are something else than types that are all 0.
+_READ_TYPES = ("ctrl", "gpt2", "openai-gpt", "xlnet")
 # Encoder-decoders that sentence-transformers runs to the end: a token's state is the decoder's.
 _TO_THE_END = ("bart", "led", "mbart", "mvp", "plbart")
 
@@ -165,14 +166,14 @@ def config_with_layers(path: str, num_layers: int | None, dropout: float | None 
     """The config of an encoder at `path`, cut to its first `num_layers` layers, with all its dropouts set; None changes nothing.
 
     Raises:
-        BadDataError: if it's a student of ours that is no encoder of transformers.
+        WrongModelError: if it's a student of ours that is no encoder of transformers.
         ValueError: if the model hasn't that many layers.
     """
     stated = Path(path) / "config.json"
     family = str(json.loads(stated.read_text(encoding="utf-8")).get("model_type")) if stated.is_file() else ""
     if family.startswith(_OWN_FAMILY):
         found = f"a {family.removeprefix(_OWN_FAMILY)} student of rankdistill"
-        raise BadDataError("an encoder of transformers", found, "start from the encoder that it was made of", path)
+        raise WrongModelError("an encoder of transformers", found, "start from the encoder that it was made of", path)
     config = load_config(path)
     if num_layers is not None:
         depth = int(config.num_hidden_layers)
@@ -303,11 +304,18 @@ def load_tokenizer(path: str | Path, body: Any = None, *, slow: bool = False, wi
         tokenizer.padding_side = "right"
     if body is not None:
         check_tokens(tokenizer, body, str(path))
-    if body is not None and not with_types and any(tokenizer("a").get("token_type_ids") or ()):
-        found = f"a {type(tokenizer).__name__}, which gives others"
-        remedy = "start from a model of another family"
-        raise WrongModelError("a tokenizer that gives a single text the token type 0", found, remedy, str(path))
+    if body is not None and not with_types:
+        _check_types(tokenizer, body, str(path))
     return tokenizer
+
+
+def _check_types(tokenizer: Any, body: Any, path: str) -> None:
+    """Checks that a body reads a single text by its ids as it does by its ids and token types."""
+    types = tokenizer("a").get("token_type_ids") or ()
+    if any(types) or (types and body.config.model_type in _READ_TYPES):
+        found = f"a {type(tokenizer).__name__} of a {body.config.model_type} model"
+        remedy = "start from a model of another family"
+        raise WrongModelError("a tokenizer whose token types of a single text don't count", found, remedy, path)
 
 
 def check_tokens(tokenizer: Any, body: Any, path: str) -> None:

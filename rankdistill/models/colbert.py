@@ -408,14 +408,14 @@ def _read_layout(path: Path, *, plain: bool) -> dict[str, Any]:
     at = dict(read_modules(path))
     masks = read_json(path / at["MultiVectorMask"] / "config.json") if "MultiVectorMask" in at else {}
     found |= {"transformer": at["Transformer"], "dense": at["Dense"], "prompts": read_prompts(path)}
-    found |= {"skip_words": tuple(masks.get("skiplist_words") or ()), "normalize": _normalizes(path, at.get("Normalize"))}
+    found |= {
+        "skip_words": tuple(masks.get("skiplist_words") or ()),
+        "normalize": _normalizes(path, at.get("Normalize")),
+    }
     stored = read_transformer(path / at["Transformer"]).get("query_expansion")
     if stored is not None:
         found["expansion"] = Expansion(stored["strategy"], stored["length"], bool(stored.get("attend")))
-    lengths = read_lengths(path, found["transformer"])
-    if stored is not None and stored["strategy"] == "min" and lengths["query_max_length"] is not None:
-        lengths["query_max_length"] = max(lengths["query_max_length"], stored["length"])
-    return found | lengths
+    return found | read_lengths(path, found["transformer"])
 
 
 def _normalizes(path: Path, where: str | None) -> bool:
