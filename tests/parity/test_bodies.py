@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 import shutil
 from pathlib import Path
@@ -73,8 +72,8 @@ def save(model: Any, folder: Path, tokenizer: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def tokenizer(tiny_tokenizer_dir: Path) -> Any:
-    """The tiny tokenizer, which pads on the left."""
-    return AutoTokenizer.from_pretrained(tiny_tokenizer_dir, padding_side="left")
+    """The tiny tokenizer."""
+    return AutoTokenizer.from_pretrained(tiny_tokenizer_dir)
 
 
 def check(folder: Path) -> None:
@@ -100,14 +99,12 @@ def test_the_encoder_of_a_t5(tmp_path: Path, tokenizer: Any, kind: Any) -> None:
     assert again.fingerprint() == student.fingerprint()
 
 
-def test_a_decoder_is_padded_on_the_right(tmp_path: Path, tokenizer: Any) -> None:
+def test_a_decoder_is_padded_on_the_right(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
     torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2, n_positions=64, initializer_range=0.5
-    )
-    without_types = copy.deepcopy(tokenizer)
-    without_types.model_input_names = ["input_ids", "attention_mask"]
-    check(save(GPT2Model(config), tmp_path, without_types))
+    config = GPT2Config(vocab_size=2000, n_embd=32, n_layer=2, n_head=2, n_positions=64, initializer_range=0.5)
+    inputs = ["input_ids", "attention_mask"]
+    left = AutoTokenizer.from_pretrained(tiny_tokenizer_dir, padding_side="left", model_input_names=inputs)
+    check(save(GPT2Model(config), tmp_path, left))
 
 
 @pytest.mark.parametrize("family", sorted(OFFSET_FAMILIES))
@@ -174,7 +171,9 @@ def test_a_tokenizer_whose_types_count_is_refused(tmp_path: Path, tiny_bert_dir:
     xlnet = save(XLNetModel(config), tmp_path / "xlnet", tokenizer)
     bert = shutil.copytree(tiny_bert_dir, tmp_path / "bert")
     words = {f"[unused{i}]": i for i in range(8)} | {"<unk>": 8, "<cls>": 9, "<sep>": 10, "<pad>": 11, "<mask>": 12}
-    FunnelTokenizer(vocab=words | {"a": 13, "<s>": 14, "</s>": 15}).save_pretrained(bert)  # <cls> has the type 2
+    words |= {"a": 13, "<s>": 14, "</s>": 15}
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    FunnelTokenizer(vocab=words, model_input_names=inputs).save_pretrained(bert)  # its <cls> has the type 2
     for folder, found in ((xlnet, "of a xlnet model"), (bert, "a FunnelTokenizer of a bert model")):
         with pytest.raises(WrongModelError, match=f"whose token types of a single text don't count, .*{found}"):
             load_model(folder, device="cpu")
