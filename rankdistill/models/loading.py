@@ -71,11 +71,14 @@ def load_model(
 
     Raises:
         FileNotFoundError: if there is no such folder, or no model in it.
+        WrongModelError: if sentence-transformers has to run the model and can't, or a prompt leaves no room for text.
         BadDataError: if it's a model that isn't known here, or not to the backend, or one without exits of which one is asked for.
         ValueError: for an exit or a dim that the model doesn't have.
         MissingDependencyError: without the backend's package.
     """
     model = _load(name_or_path, "cpu" if (backend, device) == ("openvino", "auto") else device)
+    if isinstance(model, Tower):
+        model.check_prompts()
     compiled = backend == "openvino"
     # What is compiled has one output, so of a model with exits it's the deepest.
     if exit is not None or dim is not None or (compiled and isinstance(model, ManyExits)):
