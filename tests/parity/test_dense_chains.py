@@ -325,7 +325,7 @@ def test_each_side_may_have_its_length(tmp_path: Path, tiny_bert_dir: Path) -> N
     check(saved(tmp_path, [_body(tiny_bert_dir, query_length=6, document_length=11), Pooling(32)]), DotModel)
 
 
-def test_a_layout_of_old_is_read(tmp_path: Path, tiny_bert_dir: Path) -> None:
+def test_an_old_layout_is_read(tmp_path: Path, tiny_bert_dir: Path) -> None:
     folder = saved(tmp_path, PACKED["mean"](tiny_bert_dir))
     flags = {f"pooling_mode_{mode}": mode == "cls_token" for mode in ("cls_token", "mean_tokens", "max_tokens")}
     old = {"word_embedding_dimension": 32, **flags}
@@ -420,7 +420,7 @@ def collection() -> Collection:
 
 
 @pytest.mark.parametrize(("name", "similarity"), [("mean", "cosine"), ("embedding-gemma", "euclidean")])
-def test_every_command_heeds_the_similarity(
+def test_every_command_uses_the_similarity(
     name: str, similarity: Similarity, tmp_path: Path, tiny_bert_dir: Path, collection: Collection
 ) -> None:
     torch.manual_seed(1)
@@ -455,7 +455,7 @@ def test_every_command_heeds_the_similarity(
     np.testing.assert_array_equal(
         cached_query_vectors(str(folder), collection, device="cpu", cache_dir=tmp_path), query_QD
     )
-    # An index by another similarity is of no use.
+    # An index by another similarity is refused.
     other = SentenceTransformer(str(folder), device="cpu", similarity_fn_name="dot")
     other.save_pretrained(str(tmp_path / "other"), create_model_card=False)
     dot = load_model(tmp_path / "other", device="cpu")
