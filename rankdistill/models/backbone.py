@@ -140,7 +140,7 @@ def no_remote_code(path: str | Path) -> Iterator[None]:
 
 
 def load_config(path: str | Path, kind: Any = AutoConfig) -> PretrainedConfig:
-    """The config at `path`, without references to code that came with the model (`auto_map`): nothing can run that later.
+    """The config at `path`, without references to code elsewhere (`auto_map`, kernels on the hub): nothing can run that later.
 
     Raises:
         WrongModelError: if the model needs that code, or is an adapter of another model.
@@ -157,6 +157,8 @@ def load_config(path: str | Path, kind: Any = AutoConfig) -> PretrainedConfig:
 
 def _forget_remote_code(config: PretrainedConfig) -> None:
     vars(config).pop("auto_map", None)
+    if "/" in str(config._attn_implementation):  # a kernel on the hub; transformers then takes its own
+        config._attn_implementation = None
     for part in vars(config).values():  # an encoder-decoder's sides, say
         if isinstance(part, PretrainedConfig):
             _forget_remote_code(part)

@@ -74,12 +74,15 @@ def load_model(
 
     Raises:
         FileNotFoundError: if there is no such folder, or no model in it.
-        WrongModelError: if it's a model that isn't known here, or one without exits of which one is asked for.
+        WrongModelError: if it's a model that isn't known here, sentence-transformers has to run it and can't, a prompt leaves
+            no room for text, or it has no exits of which one is asked for.
         BadDataError: if the backend doesn't know it.
         ValueError: for an exit or a dim that the model doesn't have.
         MissingDependencyError: without the backend's package.
     """
     model = _load(name_or_path, "cpu" if (backend, device) == ("openvino", "auto") else device)
+    if isinstance(model, Tower):
+        model.check_prompts()
     compiled = backend == "openvino"
     # What is compiled has one output, so of a model with exits it's the deepest.
     if exit is not None or dim is not None or (compiled and isinstance(model, ManyExits)):
