@@ -130,7 +130,7 @@ def _load(name_or_path: str | Path, device: str) -> Model:
             raise WrongModelError(f"a model_type ({kinds})", f'"{theirs}"', "update rankdistill", where)
         model: Model = load(path, device=device)
         return model
-    if not (path / "config.json").is_file():
+    if not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
         raise FileNotFoundError(f"{path}: expected a model (config.json), found none; check the path")
     architectures = read_json(path / "config.json").get("architectures") or []
     if any(str(name) == "HF_ColBERT" for name in architectures):

@@ -161,7 +161,6 @@ def test_bodies_that_are_no_encoders_of_text_are_refused(tmp_path: Path, tokeniz
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "some/bert"}')
-    (adapter / "config.json").write_text("{}")
     with pytest.raises(WrongModelError, match=r"found an adapter of peft for some/bert; merge it"):
         load_model(adapter, device="cpu")
 
