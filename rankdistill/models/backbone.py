@@ -57,7 +57,6 @@ _NO_CODE = (
 NO_LIMIT = 1_000_000
 """Tokens of a text where nothing limits them."""
 OFFSET_FAMILIES = (
-    "altclip_text_model",
     "camembert",
     "data2vec-text",
     "esm",
@@ -83,6 +82,8 @@ _ENCODERS = {
     "umt5": "UMT5EncoderModel",
 }
 """Classes of transformers that are the encoder of an encoder-decoder, by `model_type`."""
+# To these no token types are something else than types that are all 0.
+_READ_TYPES = ("ctrl", "gpt2", "openai-gpt", "xlnet")
 # Encoder-decoders that sentence-transformers runs to the end: a token's state is the decoder's.
 _TO_THE_END = ("bart", "led", "mbart", "mvp", "plbart")
 
@@ -139,7 +140,7 @@ def no_remote_code(path: str | Path) -> Iterator[None]:
 
 
 def load_config(path: str | Path, kind: Any = AutoConfig) -> PretrainedConfig:
-    """The config at `path`, without references to code that came with the model (`auto_map`): nothing can run that later.
+    """The config at `path`, without references to code elsewhere (`auto_map`, kernels on the hub): nothing can run that later.
 
     Raises:
         WrongModelError: if the model needs that code, or is an adapter of another model.
@@ -156,6 +157,8 @@ def load_config(path: str | Path, kind: Any = AutoConfig) -> PretrainedConfig:
 
 def _forget_remote_code(config: PretrainedConfig) -> None:
     vars(config).pop("auto_map", None)
+    if "/" in str(config._attn_implementation):  # a kernel on the hub; transformers then takes its own
+        config._attn_implementation = None
     for part in vars(config).values():  # an encoder-decoder's sides, say
         if isinstance(part, PretrainedConfig):
             _forget_remote_code(part)
@@ -165,14 +168,14 @@ def config_with_layers(path: str, num_layers: int | None, dropout: float | None 
     """The config of an encoder at `path`, cut to its first `num_layers` layers, with all its dropouts set; None changes nothing.
 
     Raises:
-        BadDataError: if it's a student of ours that is no encoder of transformers.
+        WrongModelError: if it's a student of ours that is no encoder of transformers.
         ValueError: if the model hasn't that many layers.
     """
     stated = Path(path) / "config.json"
     family = str(json.loads(stated.read_text(encoding="utf-8")).get("model_type")) if stated.is_file() else ""
     if family.startswith(_OWN_FAMILY):
         found = f"a {family.removeprefix(_OWN_FAMILY)} student of rankdistill"
-        raise BadDataError("an encoder of transformers", found, "start from the encoder that it was made of", path)
+        raise WrongModelError("an encoder of transformers", found, "start from the encoder that it was made of", path)
     config = load_config(path)
     if num_layers is not None:
         depth = int(config.num_hidden_layers)
@@ -272,6 +275,9 @@ def _encoder_class(config: PretrainedConfig, path: str) -> Any:
         raise WrongModelError(
             "an encoder that gives states of tokens", "a DPR encoder, which gives one vector", remedy, path
         )
+    if hasattr(config, "vision_config") or hasattr(config, "audio_config"):
+        found = f"a {config.model_type} model, which reads more than text"
+        raise WrongModelError("an encoder of text", found, "start from another model", path)
     if config.is_encoder_decoder and config.model_type not in _TO_THE_END:
         found = f"an encoder-decoder of the family {config.model_type}"
         raise WrongModelError("an encoder", found, "start from an encoder by itself, or from T5's kin", path)
@@ -303,11 +309,18 @@ def load_tokenizer(path: str | Path, body: Any = None, *, slow: bool = False, wi
         tokenizer.padding_side = "right"
     if body is not None:
         check_tokens(tokenizer, body, str(path))
-    if body is not None and not with_types and any(tokenizer("a").get("token_type_ids") or ()):
-        found = f"a {type(tokenizer).__name__}, which gives others"
-        remedy = "start from a model of another family"
-        raise WrongModelError("a tokenizer that gives a single text the token type 0", found, remedy, str(path))
+    if body is not None and not with_types:
+        _check_types(tokenizer, body, str(path))
     return tokenizer
+
+
+def _check_types(tokenizer: Any, body: Any, path: str) -> None:
+    """Checks that a body reads a single text by its ids as it does by its ids and token types."""
+    types = tokenizer("a").get("token_type_ids") or ()
+    if any(types) or (types and body.config.model_type in _READ_TYPES):
+        found = f"a {type(tokenizer).__name__} of a {body.config.model_type} model"
+        remedy = "start from a model of another family"
+        raise WrongModelError("a tokenizer whose token types of a single text don't count", found, remedy, path)
 
 
 def check_tokens(tokenizer: Any, body: Any, path: str) -> None:
@@ -316,10 +329,10 @@ def check_tokens(tokenizer: Any, body: Any, path: str) -> None:
     Raises:
         WrongModelError: if it lacks one; names the last such token.
     """
-    embeddings = body.get_input_embeddings()
-    if not isinstance(embeddings, nn.Embedding):  # CANINE hashes characters
+    try:
+        num_rows = int(body.get_input_embeddings().num_embeddings)
+    except NotImplementedError:  # CANINE hashes characters, it has no table of them
         return
-    num_rows = embeddings.num_embeddings
     token, last = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
     if last >= num_rows:
         raise WrongModelError(

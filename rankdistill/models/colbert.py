@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModel, PreTrainedModel
 
-from rankdistill.errors import BadDataError
+from rankdistill.errors import WrongModelError
 from rankdistill.models.backbone import config_with_layers, load_tokenizer, load_weights, max_positions, quiet, resolve
+from rankdistill.models.chain import check_body, foreign_setting, foreign_type
 from rankdistill.models.layout import (
     lengths_within,
     load_dense,
@@ -26,6 +27,7 @@ from rankdistill.models.layout import (
     read_lengths,
     read_modules,
     read_prompts,
+    read_transformer,
     write_layout,
 )
 from rankdistill.models.maxsim import maxsim, maxsim_pairs
@@ -48,6 +50,8 @@ PUNCTUATION = tuple(string.punctuation)
 """What ColBERT skips in documents."""
 
 _MARKERS = ("[Q]", "[D]")
+# What sentence-transformers calls the states of tokens between modules.
+_STATES = "token_embeddings"
 
 
 @dataclass(frozen=True)
@@ -287,7 +291,7 @@ class ColbertModel(InteractionModel):
 
         Raises:
             ValueError: if `dim` isn't positive.
-            BadDataError: if the folder holds another architecture, or a plain encoder and `dim` isn't given.
+            WrongModelError: if the folder holds another architecture, or a plain encoder and `dim` isn't given.
         """
         if dim is not None and dim < 1:
             raise ValueError(f"expected a positive dim, found {dim}")
@@ -388,34 +392,57 @@ def _read_layout(path: Path, *, plain: bool) -> dict[str, Any]:
             remedy = "train one with `rankdistill train margin-mse --student colbert`"
             if "HF_ColBERT" in names or kind == "ColBERT":
                 remedy = "save it once with sentence_transformers.MultiVectorEncoder(...).save_pretrained(...)"
-            raise BadDataError("a ColBERT checkpoint (a multi-vector encoder)", what, remedy, str(path))
-        found["transformer"] = next((at for name, at in read_modules(path) if name == "Transformer"), "")
+            raise WrongModelError("a ColBERT checkpoint (a multi-vector encoder)", what, remedy, str(path))
+        check_body(path)
+        found["transformer"] = dict(read_modules(path)).get("Transformer", "")
         found["prompts"] = read_prompts(path)
         return found | read_lengths(path, found["transformer"])
-    found |= {"normalize": False, "prompts": read_prompts(path)}
-    for name, where in read_modules(path):
-        config = read_json(path / where / "config.json")
-        if name == "Transformer":
-            found["transformer"] = where
-        elif name == "Dense" and found["dense"] is None:
-            found["dense"] = where
-        elif name == "Normalize":
-            found["normalize"] = True
-        elif name == "MultiVectorMask" and config.get("skiplist_tasks", ["document"]) == ["document"]:
-            found["skip_words"] = tuple(config.get("skiplist_words") or ())
-        else:
-            raise BadDataError(
-                "the modules Transformer, Dense, MultiVectorMask (for documents) and Normalize, once each",
-                f'a module "{name}" ({config})',
-                "export the model without it",
-                str(path / "modules.json"),
-            )
-    if found["dense"] is None:
-        raise BadDataError("a module Dense", "none", "export the model with a projection", str(path / "modules.json"))
-    stored = read_json(path / found["transformer"] / "sentence_bert_config.json").get("query_expansion")
+    part = _foreign_part(path)
+    if part is not None:
+        raise WrongModelError(
+            "the modules Transformer, Dense, MultiVectorMask (for documents) and Normalize, compared by MaxSim",
+            part,
+            "such a multi-vector encoder can't be run here; let sentence-transformers encode with it",
+            str(path / "modules.json"),
+        )
+    at = dict(read_modules(path))
+    masks = read_json(path / at["MultiVectorMask"] / "config.json") if "MultiVectorMask" in at else {}
+    found |= {"transformer": at["Transformer"], "dense": at["Dense"], "prompts": read_prompts(path)}
+    found |= {
+        "skip_words": tuple(masks.get("skiplist_words") or ()),
+        "normalize": _normalizes(path, at.get("Normalize")),
+    }
+    stored = read_transformer(path / at["Transformer"]).get("query_expansion")
     if stored is not None:
-        if stored.get("token") is not None:
-            expected, found_token = "queries filled with the tokenizer's [MASK]", f"{stored['token']!r}"
-            raise BadDataError(expected, found_token, "export the model without it", str(path))
         found["expansion"] = Expansion(stored["strategy"], stored["length"], bool(stored.get("attend")))
     return found | read_lengths(path, found["transformer"])
+
+
+def _normalizes(path: Path, where: str | None) -> bool:
+    """Whether a Normalize module is there that reads states of tokens; one of vectors has nothing to read."""
+    return where is not None and read_json(path / where / "config.json").get("module_input_name") == _STATES
+
+
+def _foreign_part(path: Path) -> str | None:
+    """What a multi-vector encoder does that our own code doesn't, in a few words; None if there is nothing."""
+    modules = read_modules(path)
+    names = [name for name, _ in modules]
+    chain = [name for name in names if name != "MultiVectorMask"]
+    if chain not in (["Transformer", "Dense"], ["Transformer", "Dense", "Normalize"]) or len(names) > len(chain) + 1:
+        return foreign_type(path) or f"the modules {', '.join(names)}"
+    configs = {name: read_json(path / at / "config.json") for name, at in modules[1:]}
+    body = read_transformer(path / modules[0][1])
+    expansion = body.pop("query_expansion", None) or {}
+    masks = configs.get("MultiVectorMask", {})
+    own = read_json(path / "config_sentence_transformers.json")
+    settings: tuple[tuple[str, Any, tuple[Any, ...]], ...] = (
+        ("states filled in for the token", expansion.get("token"), (None,)),
+        ("a MultiVectorMask with skiplist_tasks", masks.get("skiplist_tasks"), (None, "document", ["document"])),
+        ("a MultiVectorMask with keep_only_token_ids", masks.get("keep_only_token_ids"), (None, [])),
+        ("a Dense of", configs["Dense"].get("module_input_name"), (None, _STATES)),
+        ("a Dense of", configs["Dense"].get("module_output_name"), (None, _STATES)),
+        ("a Normalize into", configs.get("Normalize", {}).get("module_output_name"), (None, _STATES)),
+        ("the similarity", own.get("similarity_fn_name"), (None, "maxsim", "cosine", "dot", "euclidean", "manhattan")),
+    )
+    odd = next((f"{name} {value}" for name, value, plain in settings if value not in plain), None)
+    return foreign_type(path) or foreign_setting(body) or odd

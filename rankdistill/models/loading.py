@@ -74,12 +74,15 @@ def load_model(
 
     Raises:
         FileNotFoundError: if there is no such folder, or no model in it.
-        WrongModelError: if it's a model that isn't known here, or one without exits of which one is asked for.
+        WrongModelError: if it's a model that isn't known here, sentence-transformers has to run it and can't, a prompt leaves
+            no room for text, or it has no exits of which one is asked for.
         BadDataError: if the backend doesn't know it.
         ValueError: for an exit or a dim that the model doesn't have.
         MissingDependencyError: without the backend's package.
     """
     model = _load(name_or_path, "cpu" if (backend, device) == ("openvino", "auto") else device)
+    if isinstance(model, Tower):
+        model.check_prompts()
     compiled = backend == "openvino"
     # What is compiled has one output, so of a model with exits it's the deepest.
     if exit is not None or dim is not None or (compiled and isinstance(model, ManyExits)):
@@ -127,9 +130,11 @@ def _load(name_or_path: str | Path, device: str) -> Model:
             raise WrongModelError(f"a model_type ({kinds})", f'"{theirs}"', "update rankdistill", where)
         model: Model = load(path, device=device)
         return model
-    if not (path / "config.json").is_file():
+    if not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
         raise FileNotFoundError(f"{path}: expected a model (config.json), found none; check the path")
     architectures = read_json(path / "config.json").get("architectures") or []
+    if any(str(name) == "HF_ColBERT" for name in architectures):
+        return ColbertModel.from_pretrained(path, device=device)
     if any(str(name).endswith("ForSequenceClassification") for name in architectures):
         return CrossEncoderModel.from_pretrained(path, device=device)
     return DotModel.from_pretrained(path, device=device)

@@ -24,6 +24,7 @@ from rankdistill.models.backbone import (
     max_positions,
     resolve,
 )
+from rankdistill.models.chain import check_body
 from rankdistill.models.precision import choose_device
 from rankdistill.models.towers import CPU_PARTS, OWN_CONFIG, Card, InteractionModel, Kind, read_json
 
@@ -260,6 +261,7 @@ class PrettModel(InteractionModel):
             body: Any = load_weights(PrettBody, str(path), config)
             query_length = int(config.doc_offset)
         else:
+            check_body(path)
             encoder_config = config_with_layers(str(path), num_layers, dropout)
             query_length = query_max_length or 64
             config = PrettConfig(

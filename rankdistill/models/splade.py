@@ -13,10 +13,19 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM, PreTrainedModel
 
-from rankdistill.errors import BadDataError
+from rankdistill.errors import WrongModelError
 from rankdistill.models.backbone import config_with_layers, load_tokenizer, load_weights, max_positions, resolve
+from rankdistill.models.chain import check_body, foreign_setting, foreign_type
 from rankdistill.models.heads import GivenStates, with_body
-from rankdistill.models.layout import lengths_within, model_type, read_lengths, read_modules, read_prompts, write_layout
+from rankdistill.models.layout import (
+    lengths_within,
+    model_type,
+    read_lengths,
+    read_modules,
+    read_prompts,
+    read_transformer,
+    write_layout,
+)
 from rankdistill.models.packed import can_pack, given_to_body, run_packed
 from rankdistill.models.precision import choose_device
 from rankdistill.models.towers import OWN_CONFIG, BatchScores, Card, Kind, Part, Tower, read_json
@@ -25,6 +34,11 @@ __all__ = ["SpladeModel", "flops"]
 
 # Logits that exist at once in a forward pass: 2^26 are 256 MB in fp32, 11 texts of 200 tokens and 30,000 terms.
 _MAX_LOGITS = 1 << 26
+# Settings of a sparse encoder's Transformer module that only run the masked language model.
+_PLAIN: dict[str, tuple[Any, ...]] = {
+    "transformer_task": ("fill-mask",),
+    "modality_config": ({"text": {"method": "forward", "method_output_name": "logits"}},),
+}
 # Where in a model's names the parts of an MLM head are.
 _HEADS = ("cls.", "lm_head", "vocab_", "head.", "decoder", "predictions", "generator_")
 
@@ -143,7 +157,7 @@ class SpladeModel(Tower):
                 `doc_max_length`.
 
         Raises:
-            BadDataError: if the folder holds another architecture, or an encoder without MLM head and `new_head` isn't given.
+            WrongModelError: if the folder holds another architecture, or an encoder without MLM head and `new_head` isn't given.
         """
         path = Path(resolve(str(name_or_path)))
         transformer = _transformer(path)
@@ -153,7 +167,7 @@ class SpladeModel(Tower):
         has_head = any(name.endswith(("ForMaskedLM", "ForPreTraining")) for name in names)
         if not has_head and not new_head:
             remedy = "pass --splade.new-head (new_head=True) to let it start as a bag of words"
-            raise BadDataError("a masked language model", ", ".join(names), remedy, str(path))
+            raise WrongModelError("a masked language model", ", ".join(names), remedy, str(path))
         if not has_head:
             config.tie_word_embeddings = True
         mlm = load_weights(AutoModelForMaskedLM, str(body), config, may_be_new=() if has_head else _HEADS)
@@ -215,26 +229,48 @@ def _transformer(path: Path) -> str:
     """The folder of the body inside `path`.
 
     Raises:
-        BadDataError: if `path` holds another student, or modules that aren't SPLADE's.
+        WrongModelError: if `path` holds another student, or a sparse encoder of modules or settings that aren't SPLADE's.
     """
     kind, architecture = model_type(path), read_json(path / OWN_CONFIG).get("architecture")
     if kind not in (None, "SentenceTransformer", "SparseEncoder") or architecture not in (None, "dot", "splade"):
         remedy = "train one with `rankdistill train margin-mse --student splade`"
-        raise BadDataError("a SPLADE checkpoint (a sparse encoder)", str(architecture or kind), remedy, str(path))
-    found = ""
-    for name, where in read_modules(path):
-        config = read_json(path / where / "config.json")
-        if name in ("Transformer", "MLMTransformer"):
-            found = where
-        elif kind == "SparseEncoder" and (
-            name != "SpladePooling"
-            or config.get("pooling_strategy", "max") != "max"
-            or config.get("activation_function", "relu") != "relu"
-        ):
-            raise BadDataError(
-                "the modules Transformer and SpladePooling (max, relu)",
-                f'a module "{name}" ({config})',
-                "such a sparse encoder can't be loaded here",
-                str(path / "modules.json"),
-            )
-    return found
+        raise WrongModelError("a SPLADE checkpoint (a sparse encoder)", str(architecture or kind), remedy, str(path))
+    modules = read_modules(path)
+    if kind != "SparseEncoder":
+        check_body(path)
+        return dict(modules).get("Transformer", "")
+    part = _foreign_part(path)
+    if part is not None:
+        raise WrongModelError(
+            "the modules Transformer and SpladePooling (max, relu), compared by dot product",
+            part,
+            "such a sparse encoder can't be run here; let sentence-transformers encode with it",
+            str(path / "modules.json"),
+        )
+    return modules[0][1]
+
+
+def _foreign_part(path: Path) -> str | None:
+    """What a sparse encoder does that isn't SPLADE's, in a few words; None if there is nothing."""
+    modules = read_modules(path)
+    names = [name for name, _ in modules]
+    if names not in (["Transformer", "SpladePooling"], ["MLMTransformer", "SpladePooling"]):
+        return foreign_type(path) or f"the modules {', '.join(names)}"
+    body = read_transformer(path / modules[0][1])
+    task = body.get("transformer_task", "fill-mask" if names[0] == "MLMTransformer" else "feature-extraction")
+    pooling = read_json(path / modules[1][1] / "config.json")
+    own = read_json(path / "config_sentence_transformers.json")
+    settings = (
+        ("the transformer_task", task, "fill-mask"),
+        ("the pooling_strategy", pooling.get("pooling_strategy", "max"), "max"),
+        ("the activation_function", pooling.get("activation_function", "relu"), "relu"),
+        ("max_active_dims", own.get("max_active_dims"), None),
+    )
+    odd = next((f"{name} {value}" for name, value, plain in settings if value != plain), None)
+    similarity = own.get("similarity_fn_name")
+    return (
+        foreign_type(path)
+        or foreign_setting(body, _PLAIN)
+        or odd
+        or (f"the similarity {similarity}" if similarity in ("cosine", "euclidean", "manhattan") else None)
+    )

@@ -22,6 +22,7 @@ from rankdistill.models.backbone import (
     load_weights,
     resolve,
 )
+from rankdistill.models.chain import check_body
 from rankdistill.models.precision import choose_device
 from rankdistill.models.towers import OWN_CONFIG, Card, InteractionModel, Kind, read_json
 from rankdistill.models.words import without_specials, word_tokenizer
@@ -302,6 +303,7 @@ class TKModel(InteractionModel):
         path = Path(resolve(str(name_or_path)))
         own = read_json(path / OWN_CONFIG)
         if own.get("architecture") != cls.architecture:
+            check_body(path)
             encoder: Any = load_weights(
                 AutoModel, str(path), config_with_layers(str(path), None), may_be_new=("pooler",)
             )

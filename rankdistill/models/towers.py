@@ -122,7 +122,6 @@ class Tower(nn.Module):
         self.tokenizer = tokenizer
         self.query_max_length, self.doc_max_length = query_max_length, doc_max_length
         self.query_prompt, self.doc_prompt = query_prompt, doc_prompt
-        self._check_prompts()
 
     def set_prompts(self, query_prompt: str | None = None, doc_prompt: str | None = None) -> None:
         """Puts other prompts before texts; None leaves one as it is.
@@ -132,9 +131,14 @@ class Tower(nn.Module):
         """
         self.query_prompt = self.query_prompt if query_prompt is None else query_prompt
         self.doc_prompt = self.doc_prompt if doc_prompt is None else doc_prompt
-        self._check_prompts()
+        self.check_prompts()
 
-    def _check_prompts(self) -> None:
+    def check_prompts(self) -> None:
+        """Checks that both prompts leave room for text.
+
+        Raises:
+            WrongModelError: if one doesn't.
+        """
         check_room(self.tokenizer, self.query_prompt, self.query_max_length, "query_prompt")
         check_room(self.tokenizer, self.doc_prompt, self.doc_max_length, "doc_prompt")
 
@@ -157,6 +161,7 @@ class Tower(nn.Module):
         is_query = kind == "query"
         limit = self.query_max_length if is_query else self.doc_max_length
         prompt = self.query_prompt if is_query else self.doc_prompt
+        check_room(self.tokenizer, prompt, limit, "query_prompt" if is_query else "doc_prompt")
         prompted = [prompt + text for text in texts] if prompt else list(texts)
         return encode_texts(self.tokenizer, prompted, limit)
 
@@ -172,7 +177,10 @@ class Tower(nn.Module):
 
     def fingerprint(self) -> str:
         """Equal when two models make the same of the same texts."""
-        return weights_fingerprint(self, json.dumps(self.own_config(), sort_keys=True))
+        own = self.own_config()
+        if getattr(self.tokenizer, "truncation_side", "right") == "left":
+            own["truncation_side"] = "left"
+        return weights_fingerprint(self, json.dumps(own, sort_keys=True))
 
     @abstractmethod
     def embed(self, input_ids: Tensor) -> Tensor:

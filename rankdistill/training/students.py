@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, fields, is_dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -14,8 +13,6 @@ from torch import Tensor
 from rankdistill.errors import BadDataError
 from rankdistill.formats.collection import Collection
 from rankdistill.formats.word_vectors import read_word_vectors
-from rankdistill.models.backbone import resolve
-from rankdistill.models.chain import check_body
 from rankdistill.models.colbert import PUNCTUATION, ColbertModel, Expansion
 from rankdistill.models.cross_encoder import CrossEncoderModel
 from rankdistill.models.dot import DotModel
@@ -109,7 +106,6 @@ def _new_student(options: MarginMSEOptions, collection: Collection | None) -> St
         return _new_tk(options, collection)
     if not options.init:
         raise ValueError(f"a {options.student} student starts from an encoder: pass --init")
-    check_body(Path(resolve(options.init)))
     body: dict[str, Any] = {"device": "cpu", "num_layers": options.num_layers, "dropout": options.dropout}
     if options.student.endswith("cross-encoder"):
         body |= {"max_length": options.query_max_length + options.doc_max_length, "new_head": True}

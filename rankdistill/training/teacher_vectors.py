@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rankdistill.errors import WrongModelError
 from rankdistill.formats.cache import cache_folder, save_array
 from rankdistill.formats.collection import Collection
-from rankdistill.models.backbone import resolve
-from rankdistill.models.foreign import DenseModel, load_dense_model
+from rankdistill.models.foreign import DenseModel
+from rankdistill.models.loading import load_model
 from rankdistill.retrieval.encode import encode_collection, encode_texts, load_vectors
 
 __all__ = ["cached_query_vectors", "cached_vectors"]
@@ -37,8 +38,15 @@ def cached_vectors(
 def cached_query_vectors(
     model: str, collection: Collection, *, device: str = "auto", cache_dir: Path | None = None
 ) -> NDArray[Any]:
-    """A dense model's vectors of all queries, as `cached_vectors` gives them, without encoding the docs."""
-    loaded = load_dense_model(Path(resolve(model)), device=device)
+    """A dense model's vectors of all queries, as `cached_vectors` gives them, without encoding the docs.
+
+    Raises:
+        WrongModelError: if it's a model of another kind.
+    """
+    loaded = load_model(model, device=device)
+    if not isinstance(loaded, DenseModel):
+        expected, remedy = "a dense model (one vector a text)", "pass a SentenceTransformer or a dot student"
+        raise WrongModelError(expected, f"a {loaded.architecture} model", remedy, model)
     return _queries(loaded, collection, _folder(loaded, collection, cache_dir))
 
 

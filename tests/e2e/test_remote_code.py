@@ -131,6 +131,13 @@ def test_code_of_a_part_of_a_config_is_forgotten(tmp_path: Path, stranger: Path)
     assert not any(hasattr(part, "auto_map") for part in (found, found.encoder, found.decoder))
 
 
+def test_no_kernel_is_fetched_for_attention(tmp_path: Path, tiny_bert_dir: Path) -> None:
+    folder = shutil.copytree(tiny_bert_dir, tmp_path / "kernel")
+    change(folder / "config.json", attn_implementation="stranger/attention")
+    assert load_config(tiny_bert_dir)._attn_implementation == load_config(folder)._attn_implementation
+    assert load_model(folder, device="cpu").fingerprint() == load_model(tiny_bert_dir, device="cpu").fingerprint()
+
+
 def test_what_transformers_has_code_for_runs_by_that(tmp_path: Path, tiny_bert_dir: Path, stranger: Path) -> None:
     change(stranger / "config.json", model_type="bert")
     shutil.copy(tiny_bert_dir / "tokenizer_config.json", stranger)

@@ -18,6 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2
 from rankdistill.errors import WrongModelError
 from rankdistill.models.cross_encoder import CrossEncoderModel
 from rankdistill.models.loading import load_model
+from rankdistill.models.multi_exit_cross_encoder import MultiExitCrossEncoder
 from rankdistill.retrieval.rerank import score_pairs
 from tests.encoders import save_encoder
 
@@ -114,6 +115,15 @@ def test_scores_are_logits_whatever_the_activation(tmp_path: Path, classifier: P
     activation = getattr(torch.nn, name)()
     folder = edit(classifier, tmp_path / "model", activation_fn=f"torch.nn.{name}")
     np.testing.assert_allclose(activation(torch.from_numpy(ours(folder))), theirs(folder), atol=1e-5)
+
+
+def test_a_student_starts_from_it(tmp_path: Path, classifier: Path) -> None:
+    scores = ours(classifier)
+    for number, kind in enumerate((CrossEncoderModel, MultiExitCrossEncoder)):
+        model = kind.from_pretrained(classifier, device="cpu", new_head=True)
+        model.save_pretrained(tmp_path / str(number))
+        np.testing.assert_allclose(ours(tmp_path / str(number)), scores, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(theirs(tmp_path / str(number)), scores, rtol=1e-5, atol=1e-5)  # without a sigmoid
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

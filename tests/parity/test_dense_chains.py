@@ -244,6 +244,7 @@ def test_texts_are_cut_on_the_tokenizers_side(name: str, tmp_path: Path, tiny_be
     right = load_model(edited(folder, "tokenizer_config.json", truncation_side="right"), device="cpu")
     left_ND, right_ND = (encode_texts(model, DOCS, kind="document", progress=False) for model in (ours, right))  # type: ignore[arg-type]
     assert np.abs(left_ND - right_ND).max() > 0.1
+    assert ours.fingerprint() != right.fingerprint()
 
 
 def test_a_prompt_is_only_left_out_where_there_is_one(tmp_path: Path, tiny_bert_dir: Path) -> None:
@@ -254,6 +255,37 @@ def test_a_prompt_is_only_left_out_where_there_is_one(tmp_path: Path, tiny_bert_
 def test_families_that_our_own_code_runs(family: str, tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
     body = save_encoder(family, tmp_path / "body", tiny_tokenizer_dir)
     check(saved(tmp_path / "saved", PACKED["mean"](body)), DotModel)
+
+
+@pytest.mark.parametrize("family", ["albert", "t5", "gpt2"])
+def test_other_families_are_run_there(family: str, tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
+    from transformers import AutoConfig, AutoModel
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer_dir)
+    shapes: dict[str, dict[str, Any]] = {
+        "albert": {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "embedding_size": 16},
+        "t5": {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2, "decoder_start_token_id": 0},
+        "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64},
+    }
+    torch.manual_seed(2)
+    config = AutoConfig.for_model(family, vocab_size=len(tokenizer), pad_token_id=0, **shapes[family])
+    AutoModel.from_config(config).save_pretrained(tmp_path / "body")
+    tokenizer.save_pretrained(tmp_path / "body")
+    check(saved(tmp_path / "saved", PACKED["mean"](tmp_path / "body")), ForeignModel)
+
+
+def test_an_adapter_without_its_base_is_refused(tmp_path: Path, tiny_bert_dir: Path) -> None:
+    folder = saved(tmp_path, PACKED["mean"](tiny_bert_dir))
+    adapter = {
+        "peft_type": "LORA",
+        "base_model_name_or_path": str(tmp_path / "absent"),
+        "task_type": "FEATURE_EXTRACTION",
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(adapter))
+    with pytest.raises(WrongModelError, match="found an adapter of peft in the Transformer"):
+        DotModel.from_pretrained(folder)
+    with pytest.raises(WrongModelError, match="expected a model that sentence-transformers loads"):
+        load_model(folder)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -293,7 +325,7 @@ def test_each_side_may_have_its_length(tmp_path: Path, tiny_bert_dir: Path) -> N
     check(saved(tmp_path, [_body(tiny_bert_dir, query_length=6, document_length=11), Pooling(32)]), DotModel)
 
 
-def test_a_layout_of_old_is_read(tmp_path: Path, tiny_bert_dir: Path) -> None:
+def test_an_old_layout_is_read(tmp_path: Path, tiny_bert_dir: Path) -> None:
     folder = saved(tmp_path, PACKED["mean"](tiny_bert_dir))
     flags = {f"pooling_mode_{mode}": mode == "cls_token" for mode in ("cls_token", "mean_tokens", "max_tokens")}
     old = {"word_embedding_dimension": 32, **flags}
@@ -367,6 +399,19 @@ def test_a_students_prompt_that_leaves_no_room_is_refused(tiny_bert_dir: Path) -
         new_student(options)
 
 
+def test_another_prompt_may_take_the_place_of_one_that_is_too_long(tmp_path: Path, tiny_bert_dir: Path) -> None:
+    folder = saved(tmp_path, PACKED["mean"](tiny_bert_dir), {"query": "list " * 30, "document": ""})
+    options = MarginMSEOptions(
+        scores=("x",), output_dir=Path("x"), init=str(folder), query_prompt="list", query_max_length=32
+    )
+    student = new_student(options)
+    assert isinstance(student, DotModel)
+    assert student.query_prompt == "list"
+    unchecked = DotModel.from_pretrained(folder, device="cpu", query_max_length=32)
+    with pytest.raises(WrongModelError, match="query_prompt that leaves room for text within 32 tokens"):
+        encode_texts(unchecked, ["x"], kind="query", progress=False)
+
+
 @pytest.fixture(scope="module")
 def collection() -> Collection:
     """The texts of this file; each query's relevant document is one of them."""
@@ -375,7 +420,7 @@ def collection() -> Collection:
 
 
 @pytest.mark.parametrize(("name", "similarity"), [("mean", "cosine"), ("embedding-gemma", "euclidean")])
-def test_every_command_heeds_the_similarity(
+def test_every_command_uses_the_similarity(
     name: str, similarity: Similarity, tmp_path: Path, tiny_bert_dir: Path, collection: Collection
 ) -> None:
     torch.manual_seed(1)
@@ -410,7 +455,7 @@ def test_every_command_heeds_the_similarity(
     np.testing.assert_array_equal(
         cached_query_vectors(str(folder), collection, device="cpu", cache_dir=tmp_path), query_QD
     )
-    # An index by another similarity is of no use.
+    # An index by another similarity is refused.
     other = SentenceTransformer(str(folder), device="cpu", similarity_fn_name="dot")
     other.save_pretrained(str(tmp_path / "other"), create_model_card=False)
     dot = load_model(tmp_path / "other", device="cpu")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from rankdistill.errors import WrongModelError
 from rankdistill.models.colbert import ColbertModel, Expansion
 from rankdistill.models.loading import load_model
 from rankdistill.models.splade import SpladeModel
@@ -94,16 +95,14 @@ def test_a_fresh_encoder_of_theirs_is_one_of_ours(tmp_path: Path, tiny_bert_dir:
 
 
 def test_modules_that_we_do_not_know_are_refused(tmp_path: Path, tiny_bert_dir: Path) -> None:
-    from rankdistill.errors import BadDataError
-
     ColbertModel.from_pretrained(tiny_bert_dir, device="cpu", dim=8).save_pretrained(tmp_path)
     modules = json.loads((tmp_path / "modules.json").read_text())
     pooling = {"idx": 4, "name": "4", "path": "4", "type": "a.b.HierarchicalTokenPooling"}
     (tmp_path / "modules.json").write_text(json.dumps([*modules, pooling]))
-    with pytest.raises(BadDataError, match='found a module "HierarchicalTokenPooling"'):
+    with pytest.raises(WrongModelError, match=r'found a module "a.b.HierarchicalTokenPooling"'):
         ColbertModel.from_pretrained(tmp_path)
     (tmp_path / "modules.json").write_text(json.dumps([modules[0], *modules[2:]]))
-    with pytest.raises(BadDataError, match="expected a module Dense, found none"):
+    with pytest.raises(WrongModelError, match="found the modules Transformer, MultiVectorMask, Normalize"):
         ColbertModel.from_pretrained(tmp_path)
 
 
@@ -146,3 +145,110 @@ def test_a_fresh_sparse_encoder_of_theirs_is_one_of_ours(tmp_path: Path, tiny_ml
     ours = load_model(tmp_path, device="cpu")
     assert isinstance(ours, SpladeModel)
     np.testing.assert_allclose(our_scores(ours), their_scores(theirs), rtol=1e-4, atol=1e-3)
+
+
+def change(path: Path, **more: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | more), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("file", "more", "found"),
+    [
+        ("1_SpladePooling/config.json", {"pooling_strategy": "sum"}, "the pooling_strategy sum"),
+        ("1_SpladePooling/config.json", {"activation_function": "log1p_relu"}, "the activation_function log1p_relu"),
+        ("config_sentence_transformers.json", {"similarity_fn_name": "cosine"}, "the similarity cosine"),
+        ("config_sentence_transformers.json", {"max_active_dims": 8}, "max_active_dims 8"),
+        ("sentence_bert_config.json", {"do_lower_case": True}, "a Transformer with do_lower_case True"),
+        (
+            "sentence_bert_config.json",
+            {"transformer_task": "feature-extraction"},
+            "a Transformer with transformer_task 'feature-extraction'",
+        ),
+    ],
+)
+def test_a_sparse_encoder_that_does_more_is_refused(
+    tmp_path: Path, tiny_mlm_dir: Path, file: str, more: dict[str, Any], found: str
+) -> None:
+    SpladeModel.from_pretrained(tiny_mlm_dir, device="cpu").save_pretrained(tmp_path)
+    (tmp_path / "rankdistill.json").unlink()
+    change(tmp_path / file, **more)
+    with pytest.raises(WrongModelError, match=f"found .*{found}"):
+        load_model(tmp_path, device="cpu")
+
+
+def test_a_transformer_without_a_task_gives_states(tmp_path: Path, tiny_mlm_dir: Path) -> None:
+    SpladeModel.from_pretrained(tiny_mlm_dir, device="cpu").save_pretrained(tmp_path)
+    (tmp_path / "rankdistill.json").unlink()
+    (tmp_path / "sentence_bert_config.json").write_text("{}")
+    with pytest.raises(WrongModelError, match="found the transformer_task feature-extraction"):
+        load_model(tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["SparseStaticEmbedding", "Router", "SparseAutoEncoder"])
+def test_sparse_encoders_of_other_modules_are_refused(tmp_path: Path, tiny_mlm_dir: Path, name: str) -> None:
+    SpladeModel.from_pretrained(tiny_mlm_dir, device="cpu").save_pretrained(tmp_path)
+    (tmp_path / "rankdistill.json").unlink()
+    modules = json.loads((tmp_path / "modules.json").read_text())
+    modules[1]["type"] = f"sentence_transformers.sparse_encoder.modules.{name}"
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(WrongModelError, match=f"found the modules Transformer, {name}"):
+        load_model(tmp_path, device="cpu")
+    modules[1]["type"] = "stranger.SpladePooling"
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(WrongModelError, match=r'found a module "stranger.SpladePooling" that is not part'):
+        load_model(tmp_path, device="cpu")
+
+
+def test_a_sparse_encoder_has_a_length_for_each_side(tmp_path: Path, tiny_mlm_dir: Path) -> None:
+    from sentence_transformers import SparseEncoder
+
+    SpladeModel.from_pretrained(tiny_mlm_dir, device="cpu").save_pretrained(tmp_path)
+    (tmp_path / "rankdistill.json").unlink()
+    change(tmp_path / "sentence_bert_config.json", query_length=5, document_length=20)
+    modules = json.loads((tmp_path / "modules.json").read_text())
+    modules[0]["type"] = "sentence_transformers.sparse_encoder.modules.mlm_transformer.MLMTransformer"  # before 5.4
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    ours, theirs = load_model(tmp_path, device="cpu"), SparseEncoder(str(tmp_path), device="cpu")
+    np.testing.assert_allclose(our_scores(ours), their_scores(theirs), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("file", "more", "found"),
+    [
+        ("1_Dense/config.json", {"module_output_name": "vector"}, "a Dense of vector"),
+        ("2_MultiVectorMask/config.json", {"skiplist_tasks": ["query", "document"]}, "with skiplist_tasks"),
+        ("2_MultiVectorMask/config.json", {"keep_only_token_ids": [7]}, r"with keep_only_token_ids \[7\]"),
+        ("config_sentence_transformers.json", {"similarity_fn_name": "meanmaxsim"}, "the similarity meanmaxsim"),
+        ("sentence_bert_config.json", {"do_lower_case": True}, "a Transformer with do_lower_case True"),
+        (
+            "sentence_bert_config.json",
+            {"query_expansion": {"strategy": "min", "length": 6, "token": "x"}},
+            "states filled in for the token x",
+        ),
+    ],
+)
+def test_a_multi_vector_encoder_that_does_more_is_refused(
+    tmp_path: Path, tiny_bert_dir: Path, file: str, more: dict[str, Any], found: str
+) -> None:
+    ColbertModel.from_pretrained(tiny_bert_dir, device="cpu", dim=8).save_pretrained(tmp_path)
+    (tmp_path / "rankdistill.json").unlink()
+    change(tmp_path / file, **more)
+    with pytest.raises(WrongModelError, match=f"found .*{found}"):
+        load_model(tmp_path, device="cpu")
+
+
+def test_settings_of_a_multi_vector_encoder_are_read_as_there(tmp_path: Path, tiny_bert_dir: Path) -> None:
+    from sentence_transformers import MultiVectorEncoder
+
+    ColbertModel.from_pretrained(tiny_bert_dir, device="cpu", dim=8).save_pretrained(tmp_path)
+    (tmp_path / "rankdistill.json").unlink()
+    (tmp_path / "3_Normalize" / "config.json").write_text("{}")  # of vectors, of which there are none
+    expansion = {"strategy": "min", "length": 16}
+    change(tmp_path / "sentence_bert_config.json", query_expansion=expansion, query_length=20, document_length=12)
+    ours, theirs = load_model(tmp_path, device="cpu"), MultiVectorEncoder(str(tmp_path), device="cpu")
+    np.testing.assert_allclose(our_scores(ours), their_scores(theirs), atol=1e-3)
+    (tmp_path / "config_sentence_transformers.json").unlink()
+    (tmp_path / "modules.json").unlink()
+    change(tmp_path / "config.json", architectures=["HF_ColBERT"])
+    with pytest.raises(WrongModelError, match=r"found HF_ColBERT; save it once with"):
+        load_model(tmp_path, device="cpu")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from rankdistill.errors import BadDataError
+from rankdistill.errors import WrongModelError
 from rankdistill.models.colbert import PUNCTUATION, ColbertModel, Expansion
 from rankdistill.models.dot import DotModel
 from rankdistill.models.loading import load_model
@@ -139,17 +139,17 @@ def test_a_dim_that_is_not_positive(tiny_bert_dir: Path, dim: int) -> None:
 
 
 def test_folders_that_hold_something_else(tiny_bert_dir: Path, tiny_cross_encoder_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadDataError, match=r"expected a ColBERT checkpoint .*, found BertModel; train one"):
+    with pytest.raises(WrongModelError, match=r"expected a ColBERT checkpoint .*, found BertModel; train one"):
         ColbertModel.from_pretrained(tiny_bert_dir, device="cpu")
     DotModel.from_pretrained(tiny_bert_dir, device="cpu").save_pretrained(tmp_path / "dot")
-    with pytest.raises(BadDataError, match="found dot; train one"):
+    with pytest.raises(WrongModelError, match="found dot; train one"):
         ColbertModel.from_pretrained(tmp_path / "dot", device="cpu")
     student(tmp_path / "dot").save_pretrained(tmp_path / "colbert")  # a dot student's body will do to start from
-    with pytest.raises(BadDataError, match='found a module "MultiVectorMask"'):
+    with pytest.raises(WrongModelError, match='found a module "MultiVectorMask"'):
         DotModel.from_pretrained(tmp_path / "colbert", device="cpu")
     config = tmp_path / "colbert" / "rankdistill.json"
     config.write_text(config.read_text().replace('"colbert"', '"hologram"'))
-    with pytest.raises(BadDataError, match=r'expected a model \(dot, colbert.*, found "hologram"; update'):
+    with pytest.raises(WrongModelError, match=r'expected a model \(dot, colbert.*, found "hologram"; update'):
         load_model(tmp_path / "colbert")
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from rankdistill.errors import BadDataError
+from rankdistill.errors import WrongModelError
 from rankdistill.models.colbert import PUNCTUATION, ColbertModel, Expansion
 from rankdistill.models.cross_encoder import CrossEncoderModel
 from rankdistill.models.exits import FAMILIES, Cell
@@ -203,7 +203,7 @@ def test_what_does_not_exist(encoder_dir: Path, classifier_dir: Folder, tmp_path
         with pytest.raises(ValueError, match="exit 4 does not exist: this model has exits 1, 2"):
             model.at(4)
         model.save_pretrained(tmp_path / model.architecture)
-        with pytest.raises(BadDataError, match=f"whose vectors may be cut, found a {model.architecture} model"):
+        with pytest.raises(WrongModelError, match=f"whose vectors may be cut, found a {model.architecture} model"):
             load_model(tmp_path / model.architecture, exit=2, dim=8)
         with pytest.raises(ValueError, match=r"exits=\[2, 4\] was asked for, and .* was trained with \[1, 2\]"):
             type(model).from_pretrained(tmp_path / model.architecture, exits=[4, 2], device="cpu")

@@ -19,7 +19,7 @@ from transformers import (
     RobertaConfig,
 )
 
-from rankdistill.errors import BadDataError
+from rankdistill.errors import BadDataError, WrongModelError
 from rankdistill.models.loading import load_model
 from rankdistill.models.prett import PrettBody, PrettModel
 from rankdistill.retrieval.rerank import score_pairs
@@ -188,5 +188,7 @@ def test_other_students_do_not_start_from_it(encoder_dir: Any, tmp_path: Path) -
     from rankdistill.models.dot import DotModel
 
     make(encoder_dir("bert")).save_pretrained(tmp_path)
-    with pytest.raises(BadDataError, match="expected an encoder of transformers, found a prett student of rankdistill"):
+    with pytest.raises(
+        WrongModelError, match="expected an encoder of transformers, found a prett student of rankdistill"
+    ):
         DotModel.from_pretrained(tmp_path)

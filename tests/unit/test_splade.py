@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rankdistill.errors import BadDataError
+from rankdistill.errors import WrongModelError
 from rankdistill.models import splade
 from rankdistill.models.backbone import load_tokenizer
 from rankdistill.models.dot import DotModel
@@ -112,7 +112,7 @@ def test_a_new_head_starts_as_a_bag_of_words(tmp_path: Path, tiny_tokenizer_dir:
     body.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(
-        BadDataError, match=r"expected a masked language model, found BertModel; pass --splade.new-head"
+        WrongModelError, match=r"expected a masked language model, found BertModel; pass --splade.new-head"
     ):
         SpladeModel.from_pretrained(tmp_path, device="cpu")
     model = SpladeModel.from_pretrained(tmp_path, device="cpu", new_head=True)
@@ -130,18 +130,18 @@ def test_folders_that_hold_something_else(tmp_path: Path, tiny_bert_dir: Path, t
 
     ColbertModel.from_pretrained(tiny_bert_dir, device="cpu", dim=8).save_pretrained(tmp_path / "colbert")
     with pytest.raises(
-        BadDataError, match=r"expected a SPLADE checkpoint \(a sparse encoder\), found colbert; train one"
+        WrongModelError, match=r"expected a SPLADE checkpoint \(a sparse encoder\), found colbert; train one"
     ):
         SpladeModel.from_pretrained(tmp_path / "colbert", new_head=True)
     own = tmp_path / "splade"
     SpladeModel.from_pretrained(tiny_mlm_dir, device="cpu").save_pretrained(own)
-    with pytest.raises(BadDataError, match='found a module "SpladePooling"'):
+    with pytest.raises(WrongModelError, match='found a module "SpladePooling"'):
         DotModel.from_pretrained(own)
-    with pytest.raises(BadDataError, match=r"expected a ColBERT checkpoint .* found splade"):
+    with pytest.raises(WrongModelError, match=r"expected a ColBERT checkpoint .* found splade"):
         ColbertModel.from_pretrained(own, dim=8)
     config = own / "1_SpladePooling" / "config.json"
     config.write_text(json.dumps({"pooling_strategy": "sum"}))
-    with pytest.raises(BadDataError, match=r"expected the modules Transformer and SpladePooling \(max, relu\)"):
+    with pytest.raises(WrongModelError, match=r"expected the modules Transformer and SpladePooling \(max, relu\)"):
         SpladeModel.from_pretrained(own)
 
 

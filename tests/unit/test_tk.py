@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import AutoModel, AutoTokenizer
 
 from rankdistill.data.tokens import build_tokens, tokenizer_fingerprint
-from rankdistill.errors import BadDataError
+from rankdistill.errors import WrongModelError
 from rankdistill.models.loading import load_model
 from rankdistill.models.tk import Aggregation, TKBody, TKConfig, TKModel, positions
 from rankdistill.models.words import distinct_words, word_tokenizer
@@ -285,5 +285,5 @@ def test_other_students_do_not_start_from_it(tmp_path: Path) -> None:
     from rankdistill.models.prett import PrettModel
 
     make().save_pretrained(tmp_path)
-    with pytest.raises(BadDataError, match="expected an encoder of transformers, found a tk student of rankdistill"):
+    with pytest.raises(WrongModelError, match="expected an encoder of transformers, found a tk student of rankdistill"):
         PrettModel.from_pretrained(tmp_path)
