@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ from rankdistill.evaluation.measures import Evaluation, evaluate
 from rankdistill.evaluation.report import evaluation_rows, render_table
 from rankdistill.evaluation.significance import Comparison, compare
 from rankdistill.formats.trec import read_qrels, read_run
+from rankdistill.formats.writing import replacing, save_json
 from rankdistill.options.retrieval import EvaluateOptions
 from rankdistill.records import Qrels
 
@@ -55,13 +55,12 @@ def run_evaluate(options: EvaluateOptions) -> tuple[dict[str, Evaluation], list[
         _write_per_query(options.per_query, evaluations)
         print(f"wrote the values of each query to {options.per_query}")
     if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
         systems = {
             name: {"mean": each.mean, "num_queries": each.num_queries, "num_missing": each.num_missing}
             for name, each in evaluations.items()
         }
         report = {"systems": systems, "baseline": baseline, "comparisons": [asdict(each) for each in comparisons]}
-        options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        save_json(options.json, report, indent=2)
         print(f"wrote means and comparisons to {options.json}")
     return evaluations, comparisons
 
@@ -88,9 +87,9 @@ def _short_names(paths: list[Path]) -> list[str]:
 
 
 def _write_per_query(path: Path, evaluations: dict[str, Evaluation]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", encoding="utf-8") as file:
-        file.write("system\tquery_id\tmeasure\tvalue\n")
+    with replacing(path) as file:
+        file.write(b"system\tquery_id\tmeasure\tvalue\n")
         for name, evaluation in evaluations.items():
             for measure, values in evaluation.per_query.items():
-                file.writelines(f"{name}\t{query_id}\t{measure}\t{value!r}\n" for query_id, value in values.items())
+                lines = (f"{name}\t{query_id}\t{measure}\t{value!r}\n" for query_id, value in values.items())
+                file.write("".join(lines).encode())

@@ -10,11 +10,12 @@ from contextlib import ExitStack
 from typing import IO, Any
 
 from rankdistill.errors import BadDataError
-from rankdistill.formats.gz import opened, replacing
+from rankdistill.formats.gz import opened
 from rankdistill.formats.json_lines import BadField, json_lines
 from rankdistill.formats.linked_texts import LinkedText, TextMention, as_row, marked_text
 from rankdistill.formats.mentions import MentionTable
 from rankdistill.formats.titles import names_of, read_titles
+from rankdistill.formats.writing import replacing
 from rankdistill.generation.link_candidates import surface_trie
 from rankdistill.generation.linking import LinkedMention, link_entities
 from rankdistill.generation.trie import TokenTrie

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from rankdistill.errors import BadDataError
+from rankdistill.formats.writing import whole
 from rankdistill.models.backbone import (
     config_with_layers,
     load_tokenizer,
@@ -145,6 +146,7 @@ class CrossEncoderModel(nn.Module):
         model.eval()
         return model.to(choose_device(device))
 
+    @whole
     def save_pretrained(self, path: str | Path) -> None:
         """Writes a folder that `sentence_transformers.CrossEncoder(path)` and `AutoModelForSequenceClassification` load."""
         folder = Path(path)

@@ -15,6 +15,7 @@ from torch.nn import functional
 from transformers import AutoModel, PreTrainedModel
 
 from rankdistill.errors import BadDataError
+from rankdistill.formats.writing import whole
 from rankdistill.models.backbone import config_with_layers, load_tokenizer, load_weights, max_positions, resolve
 from rankdistill.models.layout import lengths_within, load_dense, read_lengths, read_modules, read_prompts, write_layout
 from rankdistill.models.packed import can_pack, given_to_body, run_body
@@ -167,6 +168,7 @@ class DotModel(Tower):
         model.eval()
         return model.to(choose_device(device))
 
+    @whole
     def save_pretrained(self, path: str | Path) -> None:
         """Writes a folder that `SentenceTransformer(path)` and `DotModel.from_pretrained(path)` load."""
         folder = Path(path)

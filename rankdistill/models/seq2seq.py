@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, EncoderDecoderModel, PreTrainedModel
 from transformers import AutoModel as AutoEncoder
 
+from rankdistill.formats.writing import whole
 from rankdistill.models.backbone import (
     config_with_layers,
     load_tokenizer,
@@ -117,6 +118,7 @@ class Seq2SeqModel(nn.Module):
         found.eval()
         return found.to(choose_device(device))
 
+    @whole
     def save_pretrained(self, path: str | Path) -> None:
         """Writes a folder that `AutoModelForSeq2SeqLM` (or `EncoderDecoderModel`) and `AutoTokenizer` load."""
         self.model.save_pretrained(path)

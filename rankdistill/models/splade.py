@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM, PreTrainedModel
 
 from rankdistill.errors import BadDataError
+from rankdistill.formats.writing import whole
 from rankdistill.models.backbone import config_with_layers, load_tokenizer, load_weights, max_positions, resolve
 from rankdistill.models.heads import GivenStates, with_body
 from rankdistill.models.layout import lengths_within, model_type, read_lengths, read_modules, read_prompts, write_layout
@@ -171,6 +172,7 @@ class SpladeModel(Tower):
         model.eval()
         return model.to(choose_device(device))
 
+    @whole
     def save_pretrained(self, path: str | Path) -> None:
         """Writes a folder that `SparseEncoder(path)` and `AutoModelForMaskedLM` load."""
         folder = Path(path)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
+from rankdistill.formats.writing import whole
 from rankdistill.models.backbone import check_same, config_with_layers, load_tokenizer, load_weights, resolve
 from rankdistill.models.precision import choose_device
 from rankdistill.models.towers import OWN_CONFIG, Card, InteractionModel, Kind, read_json
@@ -332,6 +333,7 @@ class TKModel(InteractionModel):
         model.eval()
         return model.to(choose_device(device))
 
+    @whole
     def save_pretrained(self, path: str | Path) -> None:
         """Writes a folder that `TKBody.from_pretrained(path)` and `TKModel.from_pretrained(path)` load."""
         self._save_parts(Path(path), self.body)

@@ -8,6 +8,7 @@ from typing import Any
 from rankdistill.evaluation.latency import Latency, measure_latency
 from rankdistill.formats.collection import open_collection
 from rankdistill.formats.trec import read_run, write_run
+from rankdistill.formats.writing import claim, locked, mark, replacing_folder
 from rankdistill.models.loading import load_model
 from rankdistill.options.retrieval import EncodeOptions, IndexOptions, RerankOptions, SearchOptions, TruncateOptions
 from rankdistill.records import Run
@@ -19,6 +20,8 @@ from rankdistill.retrieval.search import search
 from rankdistill.retrieval.systems import rerank_latency, search_latency
 
 __all__ = ["run_encode", "run_index", "run_rerank", "run_search", "run_truncate"]
+
+_TRUNCATED = "truncated model"
 
 
 def run_encode(options: EncodeOptions) -> None:
@@ -44,9 +47,10 @@ def run_encode(options: EncodeOptions) -> None:
 
 def run_index(options: IndexOptions) -> None:
     """Builds an index over a folder of `encode`."""
-    encoded = load_precomputed(options.vectors)
-    index = index_of(encoded, device="cpu", num_centroids=options.centroids)
-    index.save(options.output)
+    with locked(options.output):
+        encoded = load_precomputed(options.vectors)
+        index = index_of(encoded, device="cpu", num_centroids=options.centroids)
+        index.save(options.output)
     clusters = index.clusters if isinstance(index, TokenIndex) else None
     kind = "an exact index" if clusters is None else f"an index with {len(clusters.centroids):,} centroids"
     print(f"wrote {kind} over {encoded} to {options.output}")
@@ -102,10 +106,18 @@ def run_rerank(options: RerankOptions) -> Run:
 
 
 def run_truncate(options: TruncateOptions) -> None:
-    """Writes one exit of a model by itself."""
+    """Writes one exit of a model by itself.
+
+    Raises:
+        FileExistsError: if the output folder holds anything but a truncated model.
+    """
+    output = options.output
+    claim(output, _TRUNCATED)
     model = load_model(options.model, device="cpu", exit=options.exit, dim=options.dim)
     size = sum(parameter.numel() for parameter in model.parameters())
-    model.save_pretrained(options.output)
+    with locked(output), replacing_folder(output, last="config.json") as folder:
+        model.save_pretrained(folder)
+        mark(folder, _TRUNCATED)
     print(f"wrote a {model.architecture} model of {options.exit} layers, {size:,} parameters, to {options.output}")
 
 

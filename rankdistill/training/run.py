@@ -18,6 +18,7 @@ import torch
 from transformers import TrainingArguments
 
 from rankdistill.data.batches import BatchPlan
+from rankdistill.formats.writing import replacing_folder, save_json, save_text
 from rankdistill.models.loading import Model
 from rankdistill.models.precision import choose_device, fast_dtype
 from rankdistill.options.training import TrainingOptions
@@ -160,7 +161,7 @@ def write_config(options: TrainingOptions, arguments: TrainingArguments | None, 
             "threads": torch.get_num_threads(),
         },
     } | {key: _plain(value) for key, value in facts.items()}
-    (options.output_dir / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    save_json(options.output_dir / "config.json", config, indent=2)
 
 
 def _plain(value: Any) -> Any:
@@ -194,7 +195,6 @@ def run_training(
         finish()
         model: Any = trainer.accelerator.unwrap_model(trainer.model)
         model.eval()
-        model.save_pretrained(model_dir)
         best = {"best_step": trainer.state.best_global_step, "best_metric": trainer.state.best_metric}
         summary = {
             "seconds": seconds,
@@ -202,9 +202,11 @@ def run_training(
             **(best if trainer.args.load_best_model_at_end else {}),
         }
         metrics = {"summary": summary, "log": trainer.state.log_history}
-        (model_dir / "README.md").write_text(model_card(model, options, {**card, **summary}), encoding="utf-8")
+        with replacing_folder(model_dir, last="config.json") as folder:
+            model.save_pretrained(folder)
+            save_text(folder / "README.md", model_card(model, options, {**card, **summary}))
         # Last, since it says that the run is finished.
-        (options.output_dir / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+        save_json(options.output_dir / "metrics.json", metrics, indent=1)
     return model_dir
 
 

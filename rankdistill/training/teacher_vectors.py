@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rankdistill.formats.cache import cache_folder, save_array
+from rankdistill.formats.cache import cache_folder
 from rankdistill.formats.collection import Collection
+from rankdistill.formats.writing import save_array
 from rankdistill.models.dot import DotModel
 from rankdistill.retrieval.encode import encode_collection, encode_texts, load_vectors
 
