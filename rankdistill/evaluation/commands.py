@@ -9,6 +9,7 @@ from pathlib import Path
 from rankdistill.evaluation.measures import Evaluation, evaluate
 from rankdistill.evaluation.report import evaluation_rows, render_table
 from rankdistill.evaluation.significance import Comparison, compare
+from rankdistill.formats.terminal import say
 from rankdistill.formats.trec import read_qrels, read_run
 from rankdistill.formats.writing import replacing, save_json
 from rankdistill.options.retrieval import EvaluateOptions
@@ -40,20 +41,18 @@ def run_evaluate(options: EvaluateOptions) -> tuple[dict[str, Evaluation], list[
         for measure in next(iter(evaluations.values())).mean
         for comparison in compare(evaluations, baseline, measure, options.test, options.correction)
     ]
-    print(render_table(evaluation_rows(evaluations, comparisons, options.alpha), options.style))
+    say(render_table(evaluation_rows(evaluations, comparisons, options.alpha), options.style))
     if comparisons:
         test = {"t": "paired t-test", "randomisation": "randomisation test"}[options.test]
-        print(
-            f"\nAgainst {baseline}, {test}, correction: {options.correction}; ⁺ better, ⁻ worse at p < {options.alpha}"
-        )
+        say(f"\nAgainst {baseline}, {test}, correction: {options.correction}; ⁺ better, ⁻ worse at p < {options.alpha}")
         columns = ("system", "measure", "difference", "wins", "losses", "p_value", "p_corrected")
         rows = [{name: asdict(comparison)[name] for name in columns} for comparison in comparisons]
-        print(render_table(rows, options.style))
+        say(render_table(rows, options.style))
     first = next(iter(evaluations.values()))
-    print(f"\n{first.num_queries:,} judged queries; those that a run lacks count as 0")
+    say(f"\n{first.num_queries:,} judged queries; those that a run lacks count as 0")
     if options.per_query is not None:
         _write_per_query(options.per_query, evaluations)
-        print(f"wrote the values of each query to {options.per_query}")
+        say(f"wrote the values of each query to {options.per_query}")
     if options.json is not None:
         systems = {
             name: {"mean": each.mean, "num_queries": each.num_queries, "num_missing": each.num_missing}
@@ -61,7 +60,7 @@ def run_evaluate(options: EvaluateOptions) -> tuple[dict[str, Evaluation], list[
         }
         report = {"systems": systems, "baseline": baseline, "comparisons": [asdict(each) for each in comparisons]}
         save_json(options.json, report, indent=2)
-        print(f"wrote means and comparisons to {options.json}")
+        say(f"wrote means and comparisons to {options.json}")
     return evaluations, comparisons
 
 

@@ -204,7 +204,8 @@ def locked(path: _Path, *, wait: bool = False) -> Iterator[None]:
     """Holds the lock of an output: `.NAME.lock` beside it, which the system frees when the process ends, however it does.
 
     Args:
-        path: the file or folder that is to be written. The thread that holds its lock may take it again.
+        path: the file or folder that is to be written. A thread that holds its lock, or that of a folder
+            it's in, holds it already.
         wait: until another writer is done, instead of an error.
 
     Raises:
@@ -212,7 +213,7 @@ def locked(path: _Path, *, wait: bool = False) -> Iterator[None]:
     """
     target = Path(os.path.realpath(path))
     held = (target, threading.get_ident())
-    if held in _HELD:
+    if any((outer, held[1]) in _HELD for outer in (target, *target.parents)):
         yield
         return
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from rankdistill.evaluation.latency import Latency, measure_latency
 from rankdistill.formats.collection import open_collection
+from rankdistill.formats.terminal import say
 from rankdistill.formats.trec import read_run, write_run
 from rankdistill.formats.writing import claim, locked, mark, replacing_folder
 from rankdistill.models.loading import load_model
@@ -42,7 +43,7 @@ def run_encode(options: EncodeOptions) -> None:
         dtype=options.dtype,
     )
     seconds = time.perf_counter() - start
-    print(f"wrote {load_precomputed(options.output)} to {options.output} in {seconds:.1f} s")
+    say(f"wrote {load_precomputed(options.output)} to {options.output} in {seconds:.1f} s")
 
 
 def run_index(options: IndexOptions) -> None:
@@ -53,7 +54,7 @@ def run_index(options: IndexOptions) -> None:
         index.save(options.output)
     clusters = index.clusters if isinstance(index, TokenIndex) else None
     kind = "an exact index" if clusters is None else f"an index with {len(clusters.centroids):,} centroids"
-    print(f"wrote {kind} over {encoded} to {options.output}")
+    say(f"wrote {kind} over {encoded} to {options.output}")
 
 
 def run_search(options: SearchOptions) -> Run:
@@ -118,12 +119,12 @@ def run_truncate(options: TruncateOptions) -> None:
     with locked(output), replacing_folder(output, last="config.json") as folder:
         model.save_pretrained(folder)
         mark(folder, _TRUNCATED)
-    print(f"wrote a {model.architecture} model of {options.exit} layers, {size:,} parameters, to {options.output}")
+    say(f"wrote a {model.architecture} model of {options.exit} layers, {size:,} parameters, to {options.output}")
 
 
 def _write(options: SearchOptions | RerankOptions, run: Run, latency: Latency | None) -> None:
     write_run(options.output, run, options.tag)
     num_lines = sum(map(len, run.values()))
-    print(f"wrote {num_lines:,} documents of {len(run):,} queries to {options.output}")
+    say(f"wrote {num_lines:,} documents of {len(run):,} queries to {options.output}")
     if latency is not None:
-        print(f"latency: {latency}")
+        say(f"latency: {latency}")

@@ -18,7 +18,7 @@ from accelerate import PartialState
 from rankdistill.formats.writing import replacing_folder, save_json
 from rankdistill.options.training import MarginMSEOptions, Stage
 from rankdistill.training.margin_mse import loss_weights, train_margin_mse
-from rankdistill.training.run import prepare_folder, write_config
+from rankdistill.training.run import alone, prepare_folder, write_config
 from rankdistill.training.students import settled
 from rankdistill.training.terms import needs_dense_teacher, parse_loss
 
@@ -55,6 +55,7 @@ def stage_options(options: MarginMSEOptions, stages: Sequence[Stage]) -> list[Ma
     return runs
 
 
+@alone
 def run_stages(options: MarginMSEOptions, stages: Sequence[Stage] = ()) -> Path:
     """Trains a student in stages; without any, as `train_margin_mse` does.
 

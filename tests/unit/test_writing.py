@@ -226,8 +226,8 @@ def test_a_second_writer_is_refused_and_a_dead_one_makes_room(tmp_path: Path) ->
         holder.wait()
         holder.stdout.close()
     assert (tmp_path / ".scores.tsv.lock").exists()
-    with locked(output), locked(output), locked(tmp_path / "another"):
-        pass
+    with locked(output), locked(output), locked(tmp_path / "another"), locked(tmp_path / "another" / "inner"):
+        assert not (tmp_path / "another").exists()
     assert list(tmp_path.iterdir()) == []
 
 
