@@ -24,12 +24,12 @@ def test_ids_in_errors_and_tables(tmp_path: Path, capsys: pytest.CaptureFixture[
     run.write_text("q Q0 d 1 2.0 t\n")
     (tmp_path / "qrels").write_text("q 0 d 1\n")
     with pytest.raises(SystemExit):
-        main(["evaluate", str(run), "--qrels", str(tmp_path / "qrels"), "--measures", "nDCG@10"])
+        main(["evaluate", "--runs", str(run), "--qrels", str(tmp_path / "qrels"), "--measures", "nDCG@10"])
     assert r"\x1b[2Ja" in (out := capsys.readouterr().out)
     assert "\x1b" not in out
     run.write_text("q Q0 d 1 much t\n")
     with pytest.raises(SystemExit) as ended:
-        main(["evaluate", str(run), "--qrels", str(tmp_path / "qrels"), "--measures", "nDCG@10"])
+        main(["evaluate", "--runs", str(run), "--qrels", str(tmp_path / "qrels"), "--measures", "nDCG@10"])
     assert ended.value.code == 1
     assert r"\x1b[2Ja.run:1: expected" in (err := capsys.readouterr().err)
     assert "\x1b" not in err
