@@ -40,12 +40,13 @@ from rankdistill.evaluation.latency import measure_latency
 from rankdistill.evaluation.measures import Evaluation, evaluate
 from rankdistill.evaluation.report import render_table
 from rankdistill.evaluation.significance import compare
-from rankdistill.formats.cache import fingerprint_of, save_json
+from rankdistill.formats.cache import fingerprint_of
 from rankdistill.formats.kilt import KiltRecord, gold_titles, read_kilt
 from rankdistill.formats.mentions import MentionTable
 from rankdistill.formats.queries import read_queries
 from rankdistill.formats.titles import names_of, read_titles
 from rankdistill.formats.trec import read_qrels, read_run, write_run
+from rankdistill.formats.writing import save_json
 from rankdistill.generation.disambiguation import Answer, Mention, disambiguate, first_entity, mention_of
 from rankdistill.generation.entity_scores import evaluate_answers
 from rankdistill.generation.pages import page_id, retrieve_entities

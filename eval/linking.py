@@ -29,10 +29,10 @@ from facts import facts
 from rankdistill.evaluation.linking import LinkEvaluation, TitleLink, evaluate_links
 from rankdistill.evaluation.report import render_table
 from rankdistill.evaluation.significance import compare
-from rankdistill.formats.cache import save_json
 from rankdistill.formats.linked_texts import LinkedText, read_linked_texts
 from rankdistill.formats.mentions import MentionTable
 from rankdistill.formats.titles import names_of
+from rankdistill.formats.writing import save_json
 from rankdistill.generation.entity_scores import entity_keys
 from rankdistill.generation.linking import link_entities
 from rankdistill.generation.trie import TokenTrie

@@ -13,6 +13,7 @@ from cyclopts.config import Toml
 
 from rankdistill import __version__
 from rankdistill.errors import RankDistillError
+from rankdistill.formats.terminal import say
 from rankdistill.options.entities import (
     EntitiesDisambiguateOptions,
     EntitiesMentionsOptions,
@@ -73,7 +74,7 @@ def scores_inspect(options: Annotated[ScoresInspectOptions, _Flat]) -> None:
     from rankdistill.data.scores_report import inspect_scores
 
     report = inspect_scores(options)
-    print(report.to_json() if options.json else report.render())
+    say(report.to_json() if options.json else report.render())
 
 
 @scores.command(name="compile")
@@ -81,7 +82,7 @@ def scores_compile(options: Annotated[ScoresCompileOptions, _Flat]) -> None:
     """Compile teacher score files into one memory-mapped store (training does so by itself on first use)."""
     from rankdistill.data.scores import run_compile
 
-    print(run_compile(options))
+    say(run_compile(options))
 
 
 @scores.command(name="merge")
@@ -95,7 +96,7 @@ def scores_merge(options: Annotated[ScoresMergeOptions, _Flat]) -> None:
     """
     from rankdistill.data.scores_merge import run_merge
 
-    print(run_merge(options))
+    say(run_merge(options))
 
 
 @scores.command(name="clean")
@@ -108,7 +109,7 @@ def scores_clean(options: Annotated[ScoresCleanOptions, _Flat]) -> None:
     """
     from rankdistill.data.scores_clean import run_clean
 
-    print(run_clean(options))
+    say(run_clean(options))
 
 
 @scores.command(name="convert")
@@ -121,7 +122,7 @@ def scores_convert(options: Annotated[ScoresConvertOptions, _Flat]) -> None:
     """
     from rankdistill.data.scores_convert import run_convert
 
-    print(run_convert(options))
+    say(run_convert(options))
 
 
 @app.command
@@ -132,7 +133,7 @@ def join(options: Annotated[JoinOptions, _Flat]) -> None:
     """
     from rankdistill.formats.join import run_join
 
-    print(run_join(options))
+    say(run_join(options))
 
 
 @app.command
@@ -140,7 +141,7 @@ def triples(options: Annotated[TriplesOptions, _Flat]) -> None:
     """Make training triples out of judgements: negatives are drawn from BM25's ranking or a run."""
     from rankdistill.retrieval.mine import make_triples
 
-    print(f"{len(make_triples(options)):,} triples written to {options.output}")
+    say(f"{len(make_triples(options)):,} triples written to {options.output}")
 
 
 @app.command
@@ -149,9 +150,9 @@ def score(options: Annotated[ScoreOptions, _Flat]) -> None:
     from rankdistill.retrieval.score import score_file
 
     counts = score_file(options)
-    print(f"{counts['rows']:,} rows ({counts['pairs']:,} distinct pairs) written to {options.output}")
+    say(f"{counts['rows']:,} rows ({counts['pairs']:,} distinct pairs) written to {options.output}")
     if counts["queries_left_out"]:
-        print(f"{counts['queries_left_out']:,} queries had fewer than {options.depth} candidates and were left out")
+        say(f"{counts['queries_left_out']:,} queries had fewer than {options.depth} candidates and were left out")
 
 
 @train.command(name="genre")
@@ -162,7 +163,7 @@ def train_genre(options: Annotated[GenreOptions, _Flat]) -> None:
     """
     from rankdistill.training.genre import train_genre
 
-    print(f"model written to {train_genre(options)}")
+    say(f"model written to {train_genre(options)}")
 
 
 @train.command(name="teacher")
@@ -170,7 +171,7 @@ def train_teacher(options: Annotated[TeacherOptions, _Flat]) -> None:
     """Train a cross-encoder teacher on labels."""
     from rankdistill.training.teacher import train_teacher
 
-    print(f"teacher written to {train_teacher(options)}")
+    say(f"teacher written to {train_teacher(options)}")
 
 
 @train.command(name="margin-mse")
@@ -178,7 +179,7 @@ def train_margin_mse(options: Annotated[MarginMSEOptions, _Flat], stages: Stages
     """Train a student from teacher score files."""
     from rankdistill.training.stages import run_stages
 
-    print(f"student written to {run_stages(options, stages)}")
+    say(f"student written to {run_stages(options, stages)}")
 
 
 @train.command(name="pretrain")
@@ -189,7 +190,7 @@ def train_pretrain(options: Annotated[PretrainOptions, _Flat]) -> None:
     """
     from rankdistill.training.pretrain import pretrain
 
-    print(f"encoder written to {pretrain(options)}")
+    say(f"encoder written to {pretrain(options)}")
 
 
 @trie.command(name="build")
@@ -197,7 +198,7 @@ def trie_build(options: Annotated[TrieBuildOptions, _Flat]) -> None:
     """Build the trie of a file of titles, in a model's tokens."""
     from rankdistill.generation.commands import run_build
 
-    print(run_build(options))
+    say(run_build(options))
 
 
 @trie.command(name="info")
@@ -205,7 +206,7 @@ def trie_info(options: Annotated[TrieInfoOptions, _Flat]) -> None:
     """Show what a trie holds."""
     from rankdistill.generation.commands import run_info
 
-    print(run_info(options))
+    say(run_info(options))
 
 
 @trie.command(name="query")
@@ -213,7 +214,7 @@ def trie_query(options: Annotated[TrieQueryOptions, _Flat]) -> None:
     """Show what a trie allows after a prefix, and which titles begin so."""
     from rankdistill.generation.commands import run_query
 
-    print(run_query(options))
+    say(run_query(options))
 
 
 @entities.command(name="mentions")
@@ -224,7 +225,7 @@ def entities_mentions(options: Annotated[EntitiesMentionsOptions, _Flat]) -> Non
     """
     from rankdistill.generation.entity_commands import run_mentions
 
-    print(run_mentions(options))
+    say(run_mentions(options))
 
 
 @entities.command(name="disambiguate")
@@ -236,7 +237,7 @@ def entities_disambiguate(options: Annotated[EntitiesDisambiguateOptions, _Flat]
     """
     from rankdistill.generation.entity_commands import run_disambiguate
 
-    print(run_disambiguate(options))
+    say(run_disambiguate(options))
 
 
 @entities.command(name="retrieve")
@@ -247,7 +248,7 @@ def entities_retrieve(options: Annotated[EntitiesRetrieveOptions, _Flat]) -> Non
     """
     from rankdistill.generation.entity_commands import run_retrieve
 
-    print(run_retrieve(options))
+    say(run_retrieve(options))
 
 
 @entities.command(name="score")
@@ -258,7 +259,7 @@ def entities_score(options: Annotated[EntitiesScoreOptions, _Flat]) -> None:
     """
     from rankdistill.generation.entity_scores import run_score
 
-    print(run_score(options))
+    say(run_score(options))
 
 
 @entities.command(name="watch")
@@ -273,7 +274,7 @@ def entities_watch(options: Annotated[EntitiesWatchOptions, _Flat]) -> None:
     for number, page in enumerate(run_watch(options)):
         if waits and number:
             input()
-        print(page if number == 0 or waits else f"\n{page}")
+        say(page if number == 0 or waits else f"\n{page}", styled=True)
 
 
 @entities.command(name="link")
@@ -285,7 +286,7 @@ def entities_link(options: Annotated[EntitiesLinkOptions, _Flat]) -> None:
     from rankdistill.generation.link_commands import run_link
 
     if said := run_link(options):
-        print(said)
+        say(said)
 
 
 @app.command
@@ -339,7 +340,7 @@ def exits(options: Annotated[ExitsOptions, _Flat]) -> None:
     """
     from rankdistill.retrieval.exit_report import run_exits
 
-    print(run_exits(options))
+    say(run_exits(options))
 
 
 @app.command
@@ -375,8 +376,8 @@ def main(arguments: list[str] | None = None) -> None:
     except (RankDistillError, ValueError, OSError) as error:
         if os.environ.get("RANKDISTILL_TRACEBACK"):
             raise
-        print(f"rankdistill: {error}", file=sys.stderr)
+        say(f"rankdistill: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        print("rankdistill: interrupted", file=sys.stderr)
+        say("rankdistill: interrupted", file=sys.stderr)
         raise SystemExit(130) from None

@@ -21,6 +21,7 @@ from rankdistill.data.shuffle import permuted_positions
 from rankdistill.errors import BadDataError, BadStoreError
 from rankdistill.formats.cache import cache_folder
 from rankdistill.formats.scores import OnBadRow, ScoreFormat, ScorePaths, read_scores, resolve_paths
+from rankdistill.formats.writing import locked
 from rankdistill.options.scores import ScoresCompileOptions
 
 __all__ = ["GatheredRows", "ScoreStore", "StoreIds", "compile_scores", "open_scores", "run_compile"]
@@ -226,7 +227,7 @@ def compile_scores(
     """
     reader = read_scores(paths, format=format, on_bad_row=on_bad_row)
     fingerprint = "" if "-" in reader.paths else _core.score_fingerprint(reader.paths)
-    writer = _core.ScoreStoreWriter(out, reader.format)
+    writer = _core.ScoreStoreWriter(out, reader.format, reader.paths)
     bar = tqdm(total=reader.total_bytes, desc="compile scores", unit="B", unit_scale=True, disable=not progress)
     try:
         with bar:
@@ -318,7 +319,8 @@ def _usable(path: Path, names: list[str], fingerprint: str, format: str, on_bad_
 
 def run_compile(options: ScoresCompileOptions) -> str:
     """The `rankdistill scores compile` command: compiles, and says what came of it."""
-    store = compile_scores(options.files, options.output, format=options.format, on_bad_row=options.on_bad_row)
+    with locked(options.output):
+        store = compile_scores(options.files, options.output, format=options.format, on_bad_row=options.on_bad_row)
     skipped = ", ".join(f"{kind} {count:,}" for kind, count in store.bad_rows.items())
     return (
         f"{options.output}: {store.num_rows:,} rows of {store.num_docs_per_row} docs, {store.num_queries:,} queries, "

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from rankdistill.data.scores_report import Spread, spread_table
 from rankdistill.errors import BadDataError
 from rankdistill.formats.scores import OnBadRow, ScoreFormat, ScorePaths, ScoreWriter, read_scores
+from rankdistill.formats.writing import locked
 from rankdistill.options.scores import ScoresCleanOptions
 
 __all__ = ["CleanReport", "clean_scores", "run_clean"]
@@ -105,7 +106,7 @@ def clean_scores(
     after: list[NDArray[np.float32]] = []
     below = above = clipped = rows_before = 0
     bar = tqdm(total=reader.total_bytes, desc="clean scores", unit="B", unit_scale=True, disable=not progress)
-    with bar, ScoreWriter(output, reader.format) as writer:
+    with bar, ScoreWriter(output, reader.format, like=reader.paths) as writer:
         for block in reader:
             rows_before += len(block)
             scores_RN = block.scores
@@ -174,13 +175,14 @@ def _chosen(fits_RN: NDArray[np.bool_], num_docs: int) -> tuple[NDArray[np.int64
 
 def run_clean(options: ScoresCleanOptions) -> str:
     """The `rankdistill scores clean` command: cleans, and says what came of it."""
-    return clean_scores(
-        options.files,
-        options.output,
-        min_margin=options.min_margin,
-        max_margin=options.max_margin,
-        clip=options.clip,
-        num_docs=options.num_docs,
-        format=options.format,
-        on_bad_row=options.on_bad_row,
-    ).render()
+    with locked(options.output):
+        return clean_scores(
+            options.files,
+            options.output,
+            min_margin=options.min_margin,
+            max_margin=options.max_margin,
+            clip=options.clip,
+            num_docs=options.num_docs,
+            format=options.format,
+            on_bad_row=options.on_bad_row,
+        ).render()

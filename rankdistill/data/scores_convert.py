@@ -33,6 +33,7 @@ from rankdistill.formats.scores import (
     read_scores,
     resolve_paths,
 )
+from rankdistill.formats.writing import locked
 from rankdistill.options.scores import ScoresConvertOptions
 
 __all__ = ["ConvertReport", "convert_scores", "run_convert"]
@@ -128,12 +129,12 @@ def convert_scores(
             )
             store = _spooled(names, reader, report.source, Path(folder), on_bad_row, progress)
             report.count("bad rows left out", sum(store.bad_rows.values()))
-            _write_groups(store, output, report, num_docs, system)
+            _write_groups(store, output, names, report, num_docs, system)
         elif reader is not None and to in ("ids", "margin", "nway"):
-            _write_blocks(_shown(reader, progress), output, report)
+            _write_blocks(_shown(reader, progress), output, names, report)
         else:
             rows = _rows(names, reader, report.source, progress)
-            _write_rows(rows, output, report, collection, on_missing)
+            _write_rows(rows, output, names, report, collection, on_missing)
     if reader is not None:
         report.count("bad rows left out", 0 if grouped else sum(reader.bad_rows.values()))
     return report
@@ -180,9 +181,11 @@ def _of_two(rows: Sequence[ScoredRow]) -> list[ScoredRow]:
     return [(query, [docs[0], other]) for query, docs in rows for other in docs[1:]]
 
 
-def _write_blocks(blocks: Iterator[ScoreBlock], output: str | os.PathLike[str], report: ConvertReport) -> None:
+def _write_blocks(
+    blocks: Iterator[ScoreBlock], output: str | os.PathLike[str], sources: list[str], report: ConvertReport
+) -> None:
     """Between our own formats of ids."""
-    with ScoreWriter(output, report.target) as writer:
+    with ScoreWriter(output, report.target, like=sources) as writer:
         for block in blocks:
             num_rows, width = block.scores.shape
             columns_RN: NDArray[np.int64] = np.arange(width)[None].repeat(num_rows, 0)
@@ -204,6 +207,7 @@ def _not_none(count: int, report: ConvertReport) -> int:
 def _write_rows(
     chunks: Iterator[Sequence[ScoredRow]],
     output: str | os.PathLike[str],
+    sources: list[str],
     report: ConvertReport,
     collection: str | Collection | None,
     on_missing: str,
@@ -215,9 +219,9 @@ def _write_rows(
     with ExitStack() as stack:
         write: Callable[[Sequence[ScoredRow]], None]
         if report.target in _OURS:
-            write = stack.enter_context(ScoreWriter(output, report.target)).write_rows
+            write = stack.enter_context(ScoreWriter(output, report.target, like=sources)).write_rows
         else:
-            write = stack.enter_context(KdWriter(output, cast(KdFormat, report.target))).write
+            write = stack.enter_context(KdWriter(output, cast(KdFormat, report.target), like=sources)).write
         for chunk in chunks:
             rows = _of_two(chunk) if report.target in _OF_TWO else chunk
             if texts is not None:
@@ -312,12 +316,17 @@ def _queries(store: ScoreStore, report: ConvertReport) -> Iterator[tuple[str, _Q
 
 
 def _write_groups(
-    store: ScoreStore, output: str | os.PathLike[str], report: ConvertReport, num_docs: int | None, system: str
+    store: ScoreStore,
+    output: str | os.PathLike[str],
+    sources: list[str],
+    report: ConvertReport,
+    num_docs: int | None,
+    system: str,
 ) -> None:
     ids = store.doc_ids
     with ExitStack() as stack:
         if report.target == "hard-negatives":
-            writer = stack.enter_context(KdWriter(output, "hard-negatives"))
+            writer = stack.enter_context(KdWriter(output, "hard-negatives", like=sources))
             for query_id, query in _queries(store, report):
                 negatives: dict[int, float] = {}
                 for known in query.negatives.values():
@@ -329,9 +338,9 @@ def _write_groups(
         assert num_docs is not None
         write: Callable[[Sequence[ScoredRow]], None]
         if report.target == "nway":
-            write = stack.enter_context(ScoreWriter(output, "nway")).write_rows
+            write = stack.enter_context(ScoreWriter(output, "nway", like=sources)).write_rows
         else:
-            write = stack.enter_context(KdWriter(output, "pylate")).write
+            write = stack.enter_context(KdWriter(output, "pylate", like=sources)).write
         for query_id, query in _queries(store, report):
             rows: list[ScoredRow] = []
             for positive, known in query.negatives.items():
@@ -348,14 +357,15 @@ def _write_groups(
 
 def run_convert(options: ScoresConvertOptions) -> str:
     """The `rankdistill scores convert` command: converts, and says what came of it."""
-    return convert_scores(
-        options.files,
-        options.output,
-        options.to,
-        format=options.format,
-        collection=options.collection,
-        num_docs=options.num_docs,
-        system=options.system,
-        on_missing=options.on_missing,
-        on_bad_row=options.on_bad_row,
-    ).render()
+    with locked(options.output):
+        return convert_scores(
+            options.files,
+            options.output,
+            options.to,
+            format=options.format,
+            collection=options.collection,
+            num_docs=options.num_docs,
+            system=options.system,
+            on_missing=options.on_missing,
+            on_bad_row=options.on_bad_row,
+        ).render()

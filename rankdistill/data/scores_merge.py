@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from rankdistill import _core
 from rankdistill.formats.scores import OnBadRow, ScoreFormat, ScorePaths, resolve_paths, skips
+from rankdistill.formats.writing import locked
 from rankdistill.options.scores import ScoresMergeOptions
 
 __all__ = ["MergeReport", "MergedTeacher", "merge_scores", "run_merge"]
@@ -159,17 +160,18 @@ def merge_scores(
 
 def run_merge(options: ScoresMergeOptions) -> str:
     """The `rankdistill scores merge` command: merges, and says what came of it."""
-    return merge_scores(
-        options.files,
-        options.output,
-        weights=options.weights,
-        normalize=options.normalize,
-        per_query=options.per_query,
-        on_missing_pair=options.on_missing_pair,
-        best_first=options.best_first,
-        format=options.format,
-        on_bad_row=options.on_bad_row,
-    ).render()
+    with locked(options.output):
+        return merge_scores(
+            options.files,
+            options.output,
+            weights=options.weights,
+            normalize=options.normalize,
+            per_query=options.per_query,
+            on_missing_pair=options.on_missing_pair,
+            best_first=options.best_first,
+            format=options.format,
+            on_bad_row=options.on_bad_row,
+        ).render()
 
 
 def _render(report: MergeReport) -> str:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -23,6 +22,7 @@ from rankdistill.formats.cache import cache_folder, fingerprint_of
 from rankdistill.formats.collection import Collection
 from rankdistill.formats.texts import Texts
 from rankdistill.formats.tokenizers import backend_of, plain_copy
+from rankdistill.formats.writing import locked
 
 __all__ = [
     "TokenStore",
@@ -84,6 +84,7 @@ def build_tokens(
         ValueError: if the tokenizer isn't a fast one, `max_length` doesn't hold its special tokens, or `fingerprint` is
             needed.
         BadStoreError: if an iterable of texts ends before the point that a former build had reached.
+        InUseError: if another process builds it.
     """
     path, backend, side = Path(path), plain_copy(tokenizer), _truncation_side(tokenizer)
     if fingerprint is None:
@@ -92,34 +93,36 @@ def build_tokens(
         fingerprint = texts.fingerprint
     num_prefix, num_suffix = num_special(backend)
     path.parent.mkdir(parents=True, exist_ok=True)
-    writer = TokenWriter(
-        path,
-        tokenizer_fingerprint=tokenizer_fingerprint(backend),
-        source_fingerprint=_source(fingerprint, prompt, side),
-        max_length=max_length,
-        num_prefix=num_prefix,
-        num_suffix=num_suffix,
-        width=2 if max(backend.get_vocab().values()) < 1 << 16 else 4,
-    )
     backend.enable_truncation(max_length, direction=side)
-    done = len(writer)
-    if isinstance(texts, Texts):
-        total, rest = len(texts), texts.pairs(done)
-    else:
-        total, rest = None, iter(texts)
-        skipped = sum(1 for _ in itertools.islice(rest, done))
-        if skipped < done:
-            expected, found = f"at least the {done:,} texts that were tokenised before", f"{skipped:,}"
-            raise BadStoreError(expected, found, "remove its .partial and .journal", str(path))
-    with tqdm(
-        total=total, initial=done, desc=f"tokenise {path.name.split('-')[0]}", unit="text", disable=not progress
-    ) as bar:
-        while block := [prompt + text for _, text in itertools.islice(rest, chunk)]:
-            ids = [encoding.ids for encoding in backend.encode_batch_fast(block)]
-            lengths = np.fromiter(map(len, ids), np.uint32, len(ids))
-            writer.push(np.fromiter(itertools.chain.from_iterable(ids), np.uint32, int(lengths.sum())), lengths)
-            bar.update(len(block))
-    writer.finish()
+    with locked(path):
+        writer = TokenWriter(
+            path,
+            tokenizer_fingerprint=tokenizer_fingerprint(backend),
+            source_fingerprint=_source(fingerprint, prompt, side),
+            max_length=max_length,
+            num_prefix=num_prefix,
+            num_suffix=num_suffix,
+            width=2 if max(backend.get_vocab().values()) < 1 << 16 else 4,
+            sources=[texts.name] if isinstance(texts, Texts) else (),
+        )
+        done = len(writer)
+        if isinstance(texts, Texts):
+            total, rest = len(texts), texts.pairs(done)
+        else:
+            total, rest = None, iter(texts)
+            skipped = sum(1 for _ in itertools.islice(rest, done))
+            if skipped < done:
+                expected, found = f"at least the {done:,} texts that were tokenised before", f"{skipped:,}"
+                raise BadStoreError(expected, found, "remove its .partial and .journal", str(path))
+        with tqdm(
+            total=total, initial=done, desc=f"tokenise {path.name.split('-')[0]}", unit="text", disable=not progress
+        ) as bar:
+            while block := [prompt + text for _, text in itertools.islice(rest, chunk)]:
+                ids = [encoding.ids for encoding in backend.encode_batch_fast(block)]
+                lengths = np.fromiter(map(len, ids), np.uint32, len(ids))
+                writer.push(np.fromiter(itertools.chain.from_iterable(ids), np.uint32, int(lengths.sum())), lengths)
+                bar.update(len(block))
+        writer.finish()
     return TokenStore(path, verify=False)
 
 
@@ -187,7 +190,7 @@ def cached_tokens(
     name = f"{side}-{max_length}-{tokenizer_fingerprint(tokenizer)[:12]}-{source[:12]}.rdtokens"
     path = Path(cache_dir or cache_folder("tokens")) / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
+    with locked(path, wait=True):
         try:
             return open_tokens(path, tokenizer, max_length, texts, prompt=prompt)
         except (FileNotFoundError, BadStoreError):

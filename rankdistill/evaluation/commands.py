@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +13,9 @@ from rankdistill.evaluation.measures import Evaluation, evaluate, needs_subtopic
 from rankdistill.evaluation.report import evaluation_rows, render_table
 from rankdistill.evaluation.significance import Comparison, compare
 from rankdistill.formats.subtopics import any_relevant, read_subtopics
+from rankdistill.formats.terminal import say
 from rankdistill.formats.trec import read_qrels, read_run
+from rankdistill.formats.writing import replacing, save_json
 from rankdistill.options.retrieval import EvaluateOptions
 from rankdistill.records import Qrels
 
@@ -52,29 +53,26 @@ def run_evaluate(options: EvaluateOptions) -> tuple[dict[str, Evaluation], list[
         for measure in next(iter(evaluations.values())).mean
         for comparison in compare(evaluations, baseline, measure, options.test, options.correction)
     ]
-    print(render_table(evaluation_rows(evaluations, comparisons, options.alpha), options.style))
+    say(render_table(evaluation_rows(evaluations, comparisons, options.alpha), options.style))
     if comparisons:
         test = {"t": "paired t-test", "randomisation": "randomisation test"}[options.test]
-        print(
-            f"\nAgainst {baseline}, {test}, correction: {options.correction}; ⁺ better, ⁻ worse at p < {options.alpha}"
-        )
+        say(f"\nAgainst {baseline}, {test}, correction: {options.correction}; ⁺ better, ⁻ worse at p < {options.alpha}")
         columns = ("system", "measure", "difference", "wins", "losses", "p_value", "p_corrected")
         rows = [{name: asdict(comparison)[name] for name in columns} for comparison in comparisons]
-        print(render_table(rows, options.style))
+        say(render_table(rows, options.style))
     first = next(iter(evaluations.values()))
-    print(f"\n{first.num_queries:,} judged queries; those that a run lacks count as 0")
+    say(f"\n{first.num_queries:,} judged queries; those that a run lacks count as 0")
     if options.per_query is not None:
         _write_per_query(options.per_query, evaluations)
-        print(f"wrote the values of each query to {options.per_query}")
+        say(f"wrote the values of each query to {options.per_query}")
     if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
         systems = {
             name: {"mean": each.mean, "num_queries": each.num_queries, "num_missing": each.num_missing}
             for name, each in evaluations.items()
         }
         report = {"systems": systems, "baseline": baseline, "comparisons": [asdict(each) for each in comparisons]}
-        options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        print(f"wrote means and comparisons to {options.json}")
+        save_json(options.json, report, indent=2)
+        say(f"wrote means and comparisons to {options.json}")
     return evaluations, comparisons
 
 
@@ -104,9 +102,9 @@ def _short_names(paths: list[Path]) -> list[str]:
 
 
 def _write_per_query(path: Path, evaluations: dict[str, Evaluation]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", encoding="utf-8") as file:
-        file.write("system\tquery_id\tmeasure\tvalue\n")
+    with replacing(path) as file:
+        file.write(b"system\tquery_id\tmeasure\tvalue\n")
         for name, evaluation in evaluations.items():
             for measure, values in evaluation.per_query.items():
-                file.writelines(f"{name}\t{query_id}\t{measure}\t{value!r}\n" for query_id, value in values.items())
+                lines = (f"{name}\t{query_id}\t{measure}\t{value!r}\n" for query_id, value in values.items())
+                file.write("".join(lines).encode())

@@ -12,11 +12,13 @@ import numpy as np
 
 from rankdistill.errors import NothingDoneError
 from rankdistill.formats.collection import Collection, open_collection
-from rankdistill.formats.gz import replacing
+from rankdistill.formats.writing import claim, locked, mark, replacing, replacing_folder
 from rankdistill.options.scoring import JoinOptions
 from rankdistill.records import Qrels
 
 __all__ = ["Joined", "join_collections", "run_join"]
+
+_KIND = "joined collection"
 
 
 class Joined(NamedTuple):
@@ -45,6 +47,7 @@ def join_collections(
 
     Raises:
         ValueError: for fewer than two collections, a name with a colon or white space, or a split to balance that one lacks.
+        FileExistsError: if the folder holds anything but such a collection.
     """
     if len(collections) < 2:
         raise ValueError(f"expected two collections or more, found {len(collections)}")
@@ -59,6 +62,18 @@ def join_collections(
     if balance is not None:
         fewest = min(map(len, qrels[balance].values()))
         qrels[balance] = {name: _drawn(own, fewest, seed) for name, own in qrels[balance].items()}
+    with locked(folder):
+        claim(folder, _KIND)
+        with replacing_folder(folder, last="corpus.jsonl.gz") as aside:
+            _write(aside, collections, qrels)
+            mark(aside, _KIND)
+    counted = qrels[balance] if balance is not None else {}
+    return Joined(
+        {name: each.num_docs for name, each in collections.items()}, {name: len(own) for name, own in counted.items()}
+    )
+
+
+def _write(folder: Path, collections: Mapping[str, Collection], qrels: Mapping[str, Mapping[str, Qrels]]) -> None:
     _write_texts(folder / "corpus.jsonl.gz", _prefixed((name, each.docs()) for name, each in collections.items()))
     _write_texts(folder / "queries.jsonl.gz", _prefixed((name, each.queries()) for name, each in collections.items()))
     for split, by_name in qrels.items():
@@ -68,10 +83,6 @@ def join_collections(
                 for query_id, judged in own.items():
                     lines = (f"{name}:{query_id}\t{name}:{doc_id}\t{grade}\n" for doc_id, grade in judged.items())
                     file.write("".join(lines).encode())
-    counted = qrels[balance] if balance is not None else {}
-    return Joined(
-        {name: each.num_docs for name, each in collections.items()}, {name: len(own) for name, own in counted.items()}
-    )
 
 
 def run_join(options: JoinOptions) -> str:

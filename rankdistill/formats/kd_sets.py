@@ -18,11 +18,13 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import numpy as np
 
 from rankdistill.errors import BadDataError, MissingDependencyError
+from rankdistill.formats.writing import replacing
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -182,15 +184,17 @@ class KdWriter:
     Args:
         path: ending in .parquet, .jsonl or .jsonl.gz.
         format: hard negatives are JSON lines only.
+        like: the sources, as for `writing.replacing`.
 
     Raises:
         ValueError: for another ending.
         MissingDependencyError: for parquet without pyarrow.
     """
 
-    def __init__(self, path: str | os.PathLike[str], format: KdFormat) -> None:
-        self._path, self._format = Path(path), format
-        self._temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
+    def __init__(
+        self, path: str | os.PathLike[str], format: KdFormat, *, like: Sequence[str | os.PathLike[str]] = ()
+    ) -> None:
+        self._path, self._format, self._like = Path(path), format, like
         self._parquet = self._path.suffix == ".parquet"
         if not self._parquet and not self._path.name.endswith((".jsonl", ".jsonl.gz")):
             raise ValueError(f"expected an output that ends in .parquet, .jsonl or .jsonl.gz, found {self._path.name}")
@@ -202,23 +206,16 @@ class KdWriter:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
+            self._file = stack.enter_context(replacing(self._path, like=self._like, level=6))
             if self._parquet:
-                self._file = stack.enter_context(self._arrow.parquet.ParquetWriter(self._temporary, self._schema()))
-            else:
-                raw = stack.enter_context(open(self._temporary, "wb"))
-                # Without name and time, the same rows make the same file.
-                packed = self._path.suffix == ".gz"
-                self._file = stack.enter_context(gzip.GzipFile("", "wb", 6, raw, mtime=0)) if packed else raw
+                self._file = stack.enter_context(self._arrow.parquet.ParquetWriter(self._file, self._schema()))
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            self._stack.close()
-            if kind is None:
-                os.replace(self._temporary, self._path)
-        finally:
-            self._temporary.unlink(missing_ok=True)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
 
     def _schema(self) -> Any:
         pa = self._arrow

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rankdistill.formats.gz import replacing
 from rankdistill.formats.json_lines import BadField, first_object, json_lines, typed
+from rankdistill.formats.writing import replacing
 
 __all__ = [
     "LinkedText",

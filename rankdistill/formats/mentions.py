@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from rankdistill.formats.gz import replacing
 from rankdistill.formats.kilt import one_line
 from rankdistill.formats.links import Link, read_anchors
+from rankdistill.formats.writing import replacing
 
 __all__ = ["BuiltTable", "MentionTable", "build_mentions"]
 

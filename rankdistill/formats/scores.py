@@ -222,10 +222,11 @@ class ScoreWriter:
     Args:
         path: compressed if it ends in .gz or .zst.
         format: ids, text, margin or nway.
+        like: the sources: group and others may do no more with the file than with each of them.
     """
 
-    def __init__(self, path: _Path, format: str) -> None:
-        self._core = _core.ScoreFileWriter(path, format)
+    def __init__(self, path: _Path, format: str, *, like: Sequence[_Path] = ()) -> None:
+        self._core = _core.ScoreFileWriter(path, format, [*like])
 
     def __enter__(self) -> Self:
         return self
@@ -273,6 +274,8 @@ def write_scores(
     path: _Path,
     rows: Iterable[tuple[str, Sequence[tuple[str, float]]]],
     format: Literal["ids", "text", "margin", "nway"] = "ids",
+    *,
+    like: Sequence[_Path] = (),
 ) -> int:
     """Writes scored rows in a published layout, whole or not at all.
 
@@ -281,6 +284,7 @@ def write_scores(
         rows: (query_id, [(doc_id, score), …]), the positive first; two docs a row, except for "nway".
         format: "ids" for the 5-column form, "text" if the ids are texts, "margin" for the difference of the two scores,
             "nway" for JSON lines.
+        like: the sources: group and others may do no more with the file than with each of them.
 
     Returns:
         The number of rows.
@@ -291,7 +295,7 @@ def write_scores(
     if format not in ("ids", "text", "margin", "nway"):
         raise ValueError(f'expected format="ids", "text", "margin" or "nway", found {format!r}')
     rows = iter(rows)
-    with ScoreWriter(path, format) as writer:
+    with ScoreWriter(path, format, like=like) as writer:
         while chunk := list(islice(rows, 4096)):
             writer.write_rows(chunk)
         return len(writer)

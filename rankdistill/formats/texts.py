@@ -10,7 +10,6 @@ import gzip
 import hashlib
 import io
 import mmap
-import os
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from rankdistill._core import IdTable
 from rankdistill.errors import BadDataError, BadStoreError
 from rankdistill.formats.cache import cache_folder, fingerprint_of
+from rankdistill.formats.writing import replacing
 from rankdistill.records import Qrels
 
 __all__ = ["LineTexts", "MappingTexts", "ParseLine", "Parts", "Texts", "id_table", "read_lines"]
@@ -181,10 +181,8 @@ def read_lines(path: Path, parse: ParseLine, *, cache_dir: Path | None = None) -
     if packed:
         plain = folder / "lines"
         if not plain.exists():
-            temporary = folder / f"lines.{os.getpid()}.tmp"
-            with temporary.open("wb") as out:
+            with replacing(plain, like=[path]) as out:
                 _gunzip(path, lambda file: _copy(file, out))
-            temporary.replace(plain)
     with plain.open("rb") as file:
         lines_map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         try:
@@ -235,12 +233,10 @@ def _index(file: IO[bytes], parse: ParseLine, path: Path) -> IndexParts:
 
 def _save_index(path: Path, starts: NDArray[np.int64], ids: IdTable, _: ParseLine, fingerprint: str) -> None:
     letters, ends = ids.parts()
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
+    with replacing(path) as file:
         np.savez(
             file, starts=starts, ids=np.frombuffer(letters, np.uint8), ends=ends, fingerprint=np.array(fingerprint)
         )
-    temporary.replace(path)
 
 
 def _load_index(path: Path, parse: ParseLine) -> IndexParts:

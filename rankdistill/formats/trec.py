@@ -13,7 +13,8 @@ from contextlib import AbstractContextManager
 from typing import IO, Literal
 
 from rankdistill.errors import BadDataError
-from rankdistill.formats.gz import opened, replacing
+from rankdistill.formats.gz import opened
+from rankdistill.formats.writing import replacing
 from rankdistill.records import Qrels, Run, ranked
 
 __all__ = ["read_qrels", "read_run", "write_qrels", "write_run"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import gzip
 import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import IO, NamedTuple, cast
 
 from rankdistill.errors import BadDataError
+from rankdistill.formats.writing import replacing
 
 __all__ = ["Triple", "read_triples", "write_triples"]
 
@@ -21,10 +21,10 @@ class Triple(NamedTuple):
     negative_id: str
 
 
-def _open(path: str | os.PathLike[str], mode: str) -> IO[str]:
+def _open(path: str | os.PathLike[str]) -> IO[str]:
     if str(path).endswith(".gz"):
-        return cast("IO[str]", gzip.open(path, mode + "t", encoding="utf-8", newline="\n"))
-    return open(path, mode, encoding="utf-8", newline="\n")
+        return cast("IO[str]", gzip.open(path, "rt", encoding="utf-8", newline="\n"))
+    return open(path, encoding="utf-8", newline="\n")
 
 
 def read_triples(path: str | os.PathLike[str]) -> list[Triple]:
@@ -34,7 +34,7 @@ def read_triples(path: str | os.PathLike[str]) -> list[Triple]:
         BadDataError: for a row without three non-empty columns, or an empty file.
     """
     triples = []
-    with _open(path, "r") as lines:
+    with _open(path) as lines:
         for number, line in enumerate(lines, 1):
             columns = line.rstrip("\r\n").split("\t")
             if len(columns) != 3 or not all(columns):
@@ -49,7 +49,5 @@ def read_triples(path: str | os.PathLike[str]) -> list[Triple]:
 
 def write_triples(path: str | os.PathLike[str], triples: Iterable[Triple]) -> None:
     """Writes a file of triples, whole or not at all; compressed if its name ends in .gz."""
-    temporary = Path(f"{path}.tmp{'.gz' if str(path).endswith('.gz') else ''}")
-    with _open(temporary, "w") as file:
-        file.writelines("\t".join(triple) + "\n" for triple in triples)
-    os.replace(temporary, path)
+    with replacing(path) as file:
+        file.writelines("\t".join(triple).encode() + b"\n" for triple in triples)

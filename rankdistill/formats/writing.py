@@ -30,6 +30,7 @@ from rankdistill.errors import InUseError
 
 __all__ = [
     "MARK",
+    "claim",
     "discard",
     "is_marked",
     "locked",
@@ -71,6 +72,20 @@ def is_marked(folder: _Path, kind: str) -> bool:
     return isinstance(stated, dict) and stated.get("kind") == kind
 
 
+def claim(folder: _Path, kind: str) -> None:
+    """Makes sure that a folder may be written: nothing is in it, or it's marked.
+
+    Raises:
+        FileExistsError: if it holds anything else.
+    """
+    path = Path(folder)
+    # Hidden names, as of a repository, are neither read nor written by us.
+    is_used = path.is_dir() and any(not name.startswith(".") for name in os.listdir(path))
+    if is_used and not is_marked(path, kind):
+        found = f"{path}: expected no folder, an empty one, or a {kind} of ours, found other files"
+        raise FileExistsError(f"{found}; choose another folder, or move them away")
+
+
 def discard(folder: _Path) -> None:
     """Deletes a folder of ours with all its files. A kill leaves the whole folder under its name, or nothing."""
     aside = _aside(Path(folder))
@@ -79,13 +94,14 @@ def discard(folder: _Path) -> None:
 
 
 @contextmanager
-def replacing(path: _Path, *, like: Iterable[_Path] = ()) -> Iterator[IO[bytes]]:
+def replacing(path: _Path, *, like: Iterable[_Path] = (), level: int = 9) -> Iterator[IO[bytes]]:
     """A file to write, which takes its name when it's whole and on the disk; gzip if the name ends in `.gz`.
 
     Args:
         path: the file; its folder is made. A device or a pipe is written to directly.
         like: the sources. Group and others may do no more with the file than with each of them, nor than with the file that
             is replaced. Sources that aren't files ("-") don't count.
+        level: of gzip's compression.
 
     Raises:
         IsADirectoryError: if a folder has that name.
@@ -103,7 +119,7 @@ def replacing(path: _Path, *, like: Iterable[_Path] = ()) -> Iterator[IO[bytes]]
         with os.fdopen(handle, "wb") as file:
             if target.suffix == ".gz":
                 # Without time and name in its header: the same content gives the same bytes.
-                with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
+                with gzip.GzipFile("", "wb", level, file, mtime=0) as packed:
                     yield cast(IO[bytes], packed)
             else:
                 yield file
@@ -139,6 +155,7 @@ def replacing_folder(path: _Path, *, last: str) -> Iterator[Path]:
 
     Where nothing is at `path`, the folder is renamed as a whole. A folder that is there keeps its other files. Those of the
     same names are deleted first, `last` before the others, and `last` comes last: a kill never leaves old beside new files.
+    Its mark is there all the time.
 
     Args:
         path: the folder.
@@ -152,11 +169,13 @@ def replacing_folder(path: _Path, *, last: str) -> Iterator[Path]:
     try:
         yield aside
         names = sorted((file.relative_to(aside) for file in _files(aside)), key=lambda name: (str(name) == last, name))
+        names.sort(key=lambda name: str(name) != MARK)
         for name in names:
             _sync(aside / name)
         if target.is_dir():
             for name in reversed(names):
-                (target / name).unlink(missing_ok=True)
+                if str(name) != MARK:
+                    (target / name).unlink(missing_ok=True)
             _sync(target)
             for name in names:
                 (target / name).parent.mkdir(parents=True, exist_ok=True)
@@ -185,7 +204,8 @@ def locked(path: _Path, *, wait: bool = False) -> Iterator[None]:
     """Holds the lock of an output: `.NAME.lock` beside it, which the system frees when the process ends, however it does.
 
     Args:
-        path: the file or folder that is to be written. The thread that holds its lock may take it again.
+        path: the file or folder that is to be written. A thread that holds its lock, or that of a folder
+            it's in, holds it already.
         wait: until another writer is done, instead of an error.
 
     Raises:
@@ -193,7 +213,7 @@ def locked(path: _Path, *, wait: bool = False) -> Iterator[None]:
     """
     target = Path(os.path.realpath(path))
     held = (target, threading.get_ident())
-    if held in _HELD:
+    if any((outer, held[1]) in _HELD for outer in (target, *target.parents)):
         yield
         return
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +16,7 @@ from rankdistill.formats.json_lines import distinct
 from rankdistill.formats.kilt import KiltRecord, gold_titles, read_distinct
 from rankdistill.formats.linked_texts import is_linked_texts, read_linked_texts
 from rankdistill.formats.trec import read_run
+from rankdistill.formats.writing import save_json
 from rankdistill.generation.pages import page_id
 from rankdistill.generation.trie import TokenTrie
 from rankdistill.options.entities import EntitiesScoreOptions
@@ -121,8 +121,7 @@ def _report(
     if options.json is not None:
         means = {name: each.mean | {"num_missing": each.num_missing} for name, each in evaluations.items()}
         report = {"systems": means, **counts, "comparisons": [asdict(each) for each in comparisons]}
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        save_json(options.json, report, indent=2)
     return "\n".join(lines)
 
 

@@ -10,11 +10,13 @@ from contextlib import ExitStack
 from typing import IO, Any
 
 from rankdistill.errors import BadDataError, NothingDoneError
-from rankdistill.formats.gz import opened, replacing
+from rankdistill.formats.gz import opened
 from rankdistill.formats.json_lines import BadField, json_lines
 from rankdistill.formats.linked_texts import LinkedText, TextMention, as_row, marked_text
 from rankdistill.formats.mentions import MentionTable
+from rankdistill.formats.terminal import printable
 from rankdistill.formats.titles import names_of, read_titles
+from rankdistill.formats.writing import replacing
 from rankdistill.generation.link_candidates import surface_trie
 from rankdistill.generation.linking import LinkedMention, link_entities
 from rankdistill.generation.trie import TokenTrie
@@ -81,7 +83,7 @@ def run_link(options: EntitiesLinkOptions) -> str:
 
 def _shown(text: LinkedText, mentions: Sequence[LinkedMention], is_seen: bool) -> str:
     if is_seen:
-        return marked_text(text.text, mentions, _AT_A_TERMINAL)
+        return printable(marked_text(text.text, mentions, _AT_A_TERMINAL), styled=True)
     own = tuple(
         TextMention(each.start, each.end, each.title, {"entity_id": each.entity_id, "score": round(each.score, 4)})
         for each in mentions

@@ -18,6 +18,7 @@ from torch.nn import functional
 from transformers import AutoModel, PreTrainedModel
 
 from rankdistill.errors import WrongModelError
+from rankdistill.formats.writing import whole
 from rankdistill.models.backbone import config_with_layers, load_tokenizer, load_weights, max_positions, quiet, resolve
 from rankdistill.models.chain import check_body, foreign_setting, foreign_type
 from rankdistill.models.layout import (
@@ -330,6 +331,7 @@ class ColbertModel(InteractionModel):
         model.eval()
         return model.to(choose_device(device))
 
+    @whole
     def save_pretrained(self, path: str | Path) -> None:
         """Writes a folder that `MultiVectorEncoder(path)` and `ColbertModel.from_pretrained(path)` load."""
         folder = Path(path)

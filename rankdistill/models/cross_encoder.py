@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from rankdistill.errors import WrongModelError
 from rankdistill.formats.tokenizers import encode_pairs
+from rankdistill.formats.writing import whole
 from rankdistill.models.backbone import (
     NO_LIMIT,
     config_with_layers,
@@ -166,6 +167,7 @@ class CrossEncoderModel(nn.Module):
         model.eval()
         return model.to(choose_device(device))
 
+    @whole
     def save_pretrained(self, path: str | Path) -> None:
         """Writes a folder that `sentence_transformers.CrossEncoder(path)` and `AutoModelForSequenceClassification` load."""
         folder = Path(path)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModel, PreTrainedModel
 
+from rankdistill.formats.writing import whole
 from rankdistill.models.backbone import config_with_layers, load_tokenizer, load_weights, max_positions, resolve
 from rankdistill.models.chain import Pooling, read_chain
 from rankdistill.models.layout import lengths_within, load_dense, read_lengths, write_layout
@@ -183,6 +184,7 @@ class DotModel(Tower):
         model.eval()
         return model.to(choose_device(device))
 
+    @whole
     def save_pretrained(self, path: str | Path) -> None:
         """Writes a folder that `SentenceTransformer(path)` and `DotModel.from_pretrained(path)` load."""
         folder = Path(path)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from rankdistill.formats.writing import whole
 from rankdistill.models.backbone import check_same, resolve
 from rankdistill.models.dot import DotModel, Pooling
 from rankdistill.models.exits import (
@@ -260,6 +261,7 @@ class MultiExitEncoder(ManyExits, DotModel):
         model.eval()
         return model.to(base.device)
 
+    @whole
     def save_pretrained(self, path: str | Path) -> None:
         """Writes a folder that `MultiExitEncoder.from_pretrained(path)` loads; `SentenceTransformer(path)` is the deepest exit."""
         folder = Path(path)

@@ -12,6 +12,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from rankdistill.formats.writing import whole
 from rankdistill.models.backbone import check_same, resolve
 from rankdistill.models.colbert import ColbertModel
 from rankdistill.models.exits import (
@@ -151,6 +152,7 @@ class MultiExitColbert(ManyExits, ColbertModel):
         model.eval()
         return model.to(base.device)
 
+    @whole
     def save_pretrained(self, path: str | Path) -> None:
         """Writes a folder that `MultiExitColbert.from_pretrained(path)` loads; `MultiVectorEncoder(path)` is the deepest exit."""
         folder = Path(path)

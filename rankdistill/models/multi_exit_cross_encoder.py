@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from rankdistill.formats.writing import whole
 from rankdistill.models.backbone import check_same, resolve, weights_fingerprint
 from rankdistill.models.cross_encoder import CrossEncoderModel
 from rankdistill.models.exits import (
@@ -159,6 +160,7 @@ class MultiExitCrossEncoder(ManyExits, CrossEncoderModel):
         model.eval()
         return model.to(base.device)
 
+    @whole
     def save_pretrained(self, path: str | Path) -> None:
         """Writes a folder that `MultiExitCrossEncoder.from_pretrained(path)` loads; `CrossEncoder(path)` is the deepest exit."""
         folder = Path(path)

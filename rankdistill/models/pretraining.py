@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from rankdistill.formats.writing import whole
 from rankdistill.models.backbone import check_same, max_positions, resolve
 from rankdistill.models.dot import DotModel, Pooling, pool
 from rankdistill.models.exits import CONDITION_SIZE, chosen_exits, cut, load_exits, save_exits, states_at
@@ -163,6 +164,7 @@ class PretrainModel(nn.Module):
         model.eval()
         return model.to(base.device)
 
+    @whole
     def save_pretrained(self, path: str | Path) -> None:
         """Writes a folder that `AutoModel` and every student's `--init` load, and `PretrainModel.from_pretrained` with heads."""
         folder = Path(path)

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedMode
 from transformers.masking_utils import create_bidirectional_mask
 
 from rankdistill.errors import BadDataError
+from rankdistill.formats.writing import whole
 from rankdistill.models.backbone import (
     check_same,
     config_with_layers,
@@ -283,6 +284,7 @@ class PrettModel(InteractionModel):
         model.eval()
         return model.to(choose_device(device))
 
+    @whole
     def save_pretrained(self, path: str | Path) -> None:
         """Writes a folder that `PrettBody.from_pretrained(path)` and `PrettModel.from_pretrained(path)` load."""
         self._save_parts(Path(path), self.body)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoModel as AutoEncoder
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, EncoderDecoderModel, PreTrainedModel
 
+from rankdistill.formats.writing import whole
 from rankdistill.models.backbone import (
     check_tokens,
     config_with_layers,
@@ -120,6 +121,7 @@ class Seq2SeqModel(nn.Module):
         found.eval()
         return found.to(choose_device(device))
 
+    @whole
     def save_pretrained(self, path: str | Path) -> None:
         """Writes a folder that `AutoModelForSeq2SeqLM` (or `EncoderDecoderModel`) and `AutoTokenizer` load."""
         self.model.save_pretrained(path)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM, PreTrainedModel
 
 from rankdistill.errors import WrongModelError
+from rankdistill.formats.writing import whole
 from rankdistill.models.backbone import config_with_layers, load_tokenizer, load_weights, max_positions, resolve
 from rankdistill.models.chain import check_body, foreign_setting, foreign_type
 from rankdistill.models.heads import GivenStates, with_body
@@ -185,6 +186,7 @@ class SpladeModel(Tower):
         model.eval()
         return model.to(choose_device(device))
 
+    @whole
     def save_pretrained(self, path: str | Path) -> None:
         """Writes a folder that `SparseEncoder(path)` and `AutoModelForMaskedLM` load."""
         folder = Path(path)

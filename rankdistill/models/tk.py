@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
+from rankdistill.formats.writing import whole
 from rankdistill.models.backbone import (
     check_same,
     config_with_layers,
@@ -341,6 +342,7 @@ class TKModel(InteractionModel):
         model.eval()
         return model.to(choose_device(device))
 
+    @whole
     def save_pretrained(self, path: str | Path) -> None:
         """Writes a folder that `TKBody.from_pretrained(path)` and `TKModel.from_pretrained(path)` load."""
         self._save_parts(Path(path), self.body)

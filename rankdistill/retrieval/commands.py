@@ -8,7 +8,9 @@ from typing import Any
 from rankdistill.errors import NothingDoneError
 from rankdistill.evaluation.latency import Latency, measure_latency
 from rankdistill.formats.collection import open_collection
+from rankdistill.formats.terminal import say
 from rankdistill.formats.trec import read_run, write_run
+from rankdistill.formats.writing import claim, locked, mark, replacing_folder
 from rankdistill.models.loading import load_model
 from rankdistill.options.retrieval import EncodeOptions, IndexOptions, RerankOptions, SearchOptions, TruncateOptions
 from rankdistill.records import Run
@@ -20,6 +22,8 @@ from rankdistill.retrieval.search import search
 from rankdistill.retrieval.systems import rerank_latency, search_latency
 
 __all__ = ["run_encode", "run_index", "run_rerank", "run_search", "run_truncate"]
+
+_TRUNCATED = "truncated model"
 
 
 def run_encode(options: EncodeOptions) -> None:
@@ -43,20 +47,21 @@ def run_encode(options: EncodeOptions) -> None:
         dtype=options.dtype,
     )
     seconds = time.perf_counter() - start
-    print(f"wrote {load_precomputed(options.output)} to {options.output} in {seconds:.1f} s")
+    say(f"wrote {load_precomputed(options.output)} to {options.output} in {seconds:.1f} s")
 
 
 def run_index(options: IndexOptions) -> None:
     """Builds an index over a folder of `encode`."""
-    encoded = load_precomputed(options.vectors)
-    NothingDoneError.check(
-        len(encoded.doc_ids), "document to index", options.vectors, "encode a collection that has some"
-    )
-    index = index_of(encoded, device="cpu", num_centroids=options.centroids)
-    index.save(options.output)
+    with locked(options.output):
+        encoded = load_precomputed(options.vectors)
+        NothingDoneError.check(
+            len(encoded.doc_ids), "document to index", options.vectors, "encode a collection that has some"
+        )
+        index = index_of(encoded, device="cpu", num_centroids=options.centroids)
+        index.save(options.output)
     clusters = index.clusters if isinstance(index, TokenIndex) else None
     kind = "an exact index" if clusters is None else f"an index with {len(clusters.centroids):,} centroids"
-    print(f"wrote {kind} over {encoded} to {options.output}")
+    say(f"wrote {kind} over {encoded} to {options.output}")
 
 
 def run_search(options: SearchOptions) -> Run:
@@ -114,11 +119,19 @@ def run_rerank(options: RerankOptions) -> Run:
 
 
 def run_truncate(options: TruncateOptions) -> None:
-    """Writes one exit of a model by itself."""
+    """Writes one exit of a model by itself.
+
+    Raises:
+        FileExistsError: if the output folder holds anything but a truncated model.
+    """
+    output = options.output
+    claim(output, _TRUNCATED)
     model = load_model(options.model, device="cpu", exit=options.exit, dim=options.dim)
     size = sum(parameter.numel() for parameter in model.parameters())
-    model.save_pretrained(options.output)
-    print(f"wrote a {model.architecture} model of {options.exit} layers, {size:,} parameters, to {options.output}")
+    with locked(output), replacing_folder(output, last="config.json") as folder:
+        model.save_pretrained(folder)
+        mark(folder, _TRUNCATED)
+    say(f"wrote a {model.architecture} model of {options.exit} layers, {size:,} parameters, to {options.output}")
 
 
 def _write(options: SearchOptions | RerankOptions, run: Run, latency: Latency | None) -> None:
@@ -126,6 +139,6 @@ def _write(options: SearchOptions | RerankOptions, run: Run, latency: Latency | 
     remedy = "no run is written; check that queries and documents are in one language, and belong together"
     NothingDoneError.check(num_lines, "document found for a query", options.collection, remedy)
     write_run(options.output, run, options.tag)
-    print(f"wrote {num_lines:,} documents of {len(run):,} queries to {options.output}")
+    say(f"wrote {num_lines:,} documents of {len(run):,} queries to {options.output}")
     if latency is not None:
-        print(f"latency: {latency}")
+        say(f"latency: {latency}")

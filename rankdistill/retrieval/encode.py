@@ -225,10 +225,14 @@ class _VectorWriter:
         self, path: Path, shape: tuple[int, int], dtype: str, encode: Callable[[Sequence[str]], NDArray[np.float32]]
     ) -> None:
         self._path, self._shape, self._dtype, self._encode = path, shape, dtype, encode
+        self.names = [path.name]
 
     def begin(self, num_done: int) -> None:
         """Makes the file, or opens it."""
         if num_done:
+            if not self._path.is_file():
+                remedy = f"delete {self._path.parent}, and encode again"
+                raise BadStoreError("the vectors of the shards that are done", "no such file", remedy, str(self._path))
             self._vectors = np.load(self._path, mmap_mode="r+")
         else:
             self._vectors = np.lib.format.open_memmap(self._path, mode="w+", dtype=self._dtype, shape=self._shape)

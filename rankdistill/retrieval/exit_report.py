@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -20,6 +19,7 @@ from rankdistill.evaluation.measures import evaluate, parse_measures
 from rankdistill.evaluation.report import render_table
 from rankdistill.formats.collection import Collection, open_collection
 from rankdistill.formats.trec import write_run
+from rankdistill.formats.writing import locked, replacing_folder, save_json
 from rankdistill.models.dot import DotModel
 from rankdistill.models.exits import Cell
 from rankdistill.models.loading import load_model
@@ -199,9 +199,6 @@ def run_exits(options: ExitsOptions) -> str:
         dtype=options.dtype,
         latency_queries=options.latency_queries,
     )
-    options.output.mkdir(parents=True, exist_ok=True)
-    for cell, run in runs.items():
-        write_run(options.output / f"{str(cell).replace('/', '-')}.run.gz", run, str(cell))
     result: dict[str, Any] = {
         "model": options.model,
         "collection": options.collection,
@@ -220,7 +217,10 @@ def run_exits(options: ExitsOptions) -> str:
         result["adaptive_curves"] = {name: [asdict(point) for point in curve] for name, curve in curves.items()}
         page += f"\n\nStopping where a query is sure (thresholds chosen on {options.dev_split}):\n"
         page += render_table(adaptive)
-    (options.output / "exits.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    with locked(options.output), replacing_folder(options.output, last="exits.json") as folder:
+        for cell, run in runs.items():
+            write_run(folder / f"{str(cell).replace('/', '-')}.run.gz", run, str(cell))
+        save_json(folder / "exits.json", result, indent=2)
     if plotter is not None and options.plot is not None:
         plotter(found, curves, first, options.plot)
     return f"{page}\n\nwrote exits.json and runs to {options.output}"

@@ -19,6 +19,7 @@ from rankdistill.evaluation.measures import Evaluation, evaluate, parse_measures
 from rankdistill.evaluation.report import Cell
 from rankdistill.formats.collection import open_collection
 from rankdistill.formats.trec import write_run
+from rankdistill.formats.writing import save_json
 from rankdistill.options.retrieval import MeasureOptions
 from rankdistill.retrieval.systems import rank
 
@@ -90,7 +91,7 @@ def measure_system(
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "versions": {"python": platform.python_version(), "rankdistill": rankdistill.__version__, **_versions()},
     }
-    (folder / f"{name}.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    save_json(folder / f"{name}.json", report, indent=2)
     row: dict[str, Cell] = {"collection": slug(spec), "system": name, **found.mean, "missing": found.num_missing}
     latency = ranking.latency
     if latency is not None:

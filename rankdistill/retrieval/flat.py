@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankdistill.errors import BadStoreError, MissingDependencyError
-from rankdistill.formats.cache import save_json
 from rankdistill.models.similarity import SIMILARITIES, Similarity, unit_rows
-from rankdistill.retrieval.folders import index_facts
+from rankdistill.retrieval.folders import check_parts, index_facts, save_index
 
 __all__ = ["FORMAT", "Device", "FlatIndex", "faiss_module"]
 
@@ -105,6 +104,8 @@ class FlatIndex:
         if not (index_path.is_file() and ids_path.is_file()):
             remedy = "make one with `rankdistill index`"
             raise BadStoreError("index.faiss and ids.txt", "no such files", remedy, os.fspath(folder))
+        facts = index_facts(Path(folder))
+        check_parts(Path(folder), facts)
         faiss = faiss_module()
         try:
             index = faiss.read_index(str(index_path))
@@ -124,15 +125,13 @@ class FlatIndex:
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes `index.faiss` (which FAISS reads), `ids.txt` and `index.json`; read on machines with and without a GPU."""
-        path = Path(folder)
-        path.mkdir(parents=True, exist_ok=True)
         faiss = faiss_module()
         index = faiss.index_gpu_to_cpu(self._index) if self.on_gpu else self._index
-        faiss.write_index(index, str(path / "index.faiss.tmp"))
-        (path / "ids.txt").write_text("".join(f"{doc_id}\n" for doc_id in self.doc_ids), encoding="utf-8")
-        facts = {"format": FORMAT, "num_docs": len(self), "model": self.model, "similarity": self.similarity}
-        save_json(path / "index.json", facts)
-        os.replace(path / "index.faiss.tmp", path / "index.faiss")
+
+        def write(path: Path) -> None:
+            faiss.write_index(index, str(path / "index.faiss"))
+
+        save_index(folder, write, self.doc_ids, {"format": FORMAT, "model": self.model, "similarity": self.similarity})
 
     def __len__(self) -> int:
         return len(self.doc_ids)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from rankdistill.errors import BadStoreError
-from rankdistill.formats.cache import save_json
+from rankdistill.formats.writing import is_marked, locked, mark, replacing_folder, save_json, save_text
 
 if TYPE_CHECKING:
     from rankdistill.formats.collection import Collection
@@ -32,6 +32,7 @@ __all__ = [
     "VECTORS",
     "RaggedWriter",
     "Writer",
+    "check_parts",
     "fill_folder",
     "hash_texts",
     "index_facts",
@@ -40,6 +41,7 @@ __all__ = [
     "read_manifest",
     "read_ragged",
     "save_arrays",
+    "save_index",
 ]
 
 
@@ -47,12 +49,21 @@ VECTORS, STATES, SPARSE = FORMATS = tuple(f"rankdistill-{kind}/1" for kind in ("
 
 # What a manifest means that was written before it stated these.
 _BEFORE = {"similarity": "dot"}
+# Of an index, beside its arrays.
+_PARTS = ("index.json", "ids.txt", "index.faiss")
 # Texts whose items are held at a time: states of 4,000 x 200 tokens x 128 floats are 400 MB.
 _PIECE = 4000
 
 
 class Writer(Protocol):
-    """Writes the data of a folder."""
+    """Writes the data of a folder.
+
+    Attributes:
+        names: of its files.
+    """
+
+    @property
+    def names(self) -> Sequence[str]: ...
 
     def begin(self, num_done: int) -> None:
         """Prepares the files, or finds them as they were after the first `num_done` texts."""
@@ -79,8 +90,16 @@ def fill_folder(
         shard_size: documents between two points from which an interrupted run can go on.
 
     Raises:
-        BadStoreError: if the folder holds another job's data.
+        BadStoreError: if the folder holds another job's data, or files of the same names that aren't ours.
+        InUseError: if another process is filling it.
     """
+    with locked(folder):
+        _fill(folder, job, collection, writer, shard_size, progress)
+
+
+def _fill(
+    folder: Path, job: Mapping[str, Any], collection: Collection, writer: Writer, shard_size: int, progress: bool
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     doc_ids = list(collection.doc_ids)
     wanted = {
@@ -92,11 +111,19 @@ def fill_folder(
         "shard_size": shard_size,
     }
     path = folder / "manifest.json"
-    done: dict[str, str] = _resume(path, wanted) if path.is_file() else {}
-    writer.begin(min(len(done) * shard_size, len(doc_ids)))
-    if not path.is_file():
-        (folder / "ids.txt").write_text("".join(f"{doc_id}\n" for doc_id in doc_ids), encoding="utf-8")
+    done: dict[str, str] = {}
+    if path.is_file():
+        done = _resume(path, wanted)
+    else:
+        foreign = next((name for name in ("ids.txt", *writer.names) if os.path.lexists(folder / name)), None)
+        if foreign is not None:
+            expected, remedy = f"none of our files without {path.name}", "encode into another folder, or move it away"
+            raise BadStoreError(expected, foreign, remedy, str(folder))
+        # Before the other files: it says that they are ours.
         save_json(path, {**wanted, "shards": done}, indent=1)
+    if not (folder / "ids.txt").is_file():
+        save_text(folder / "ids.txt", "".join(f"{doc_id}\n" for doc_id in doc_ids))
+    writer.begin(min(len(done) * shard_size, len(doc_ids)))
     texts = (text for _, text in collection.docs())
     with tqdm(total=len(doc_ids), desc="encode document", unit="text", disable=not progress) as bar:
         for shard, start in enumerate(range(0, len(doc_ids), shard_size)):
@@ -151,6 +178,7 @@ class RaggedWriter:
             encode: from texts to their lengths, and their items one after the other in each column.
         """
         self._folder, self._columns, self._encode = folder, columns, encode
+        self.names = [f"{name}.bin" for name in ("lengths", *columns)]
 
     def begin(self, num_done: int) -> None:
         """Cuts the files after the first `num_done` rows, which drops what an interrupted shard left.
@@ -159,7 +187,8 @@ class RaggedWriter:
             BadStoreError: if they are shorter than that.
         """
         lengths_path = self._folder / "lengths.bin"
-        lengths = np.fromfile(lengths_path, "<i4", num_done) if num_done else np.zeros(0, np.int32)
+        there = num_done and lengths_path.is_file()
+        lengths = np.fromfile(lengths_path, "<i4", num_done) if there else np.zeros(0, np.int32)
         sizes = {lengths_path: (4 * num_done, 4 * len(lengths))}
         num_items = int(lengths.sum(dtype=np.int64))
         for name, (dtype, shape) in self._columns.items():
@@ -219,18 +248,63 @@ def save_arrays(
     model: str | None = None,
 ) -> None:
     """Writes an index that is a number of arrays: `NAME.npy` of each, ids.txt, and index.json, which says what there is."""
-    path = Path(folder)
-    path.mkdir(parents=True, exist_ok=True)
-    for name, array in arrays.items():
-        np.save(path / f"{name}.npy", array)
-    (path / "ids.txt").write_text("".join(f"{doc_id}\n" for doc_id in doc_ids), encoding="utf-8")
-    stated = {
-        "format": format,
-        "num_docs": len(doc_ids),
-        "model": model,
-        "shapes": {name: array.shape for name, array in arrays.items()},
-    }
-    (path / "index.json").write_text(json.dumps(stated) + "\n", encoding="utf-8")  # last: its parts are there
+
+    def write(path: Path) -> None:
+        for name, array in arrays.items():
+            np.save(path / f"{name}.npy", array)
+
+    shapes = {name: array.shape for name, array in arrays.items()}
+    save_index(folder, write, doc_ids, {"format": format, "model": model, "shapes": shapes})
+
+
+def save_index(
+    folder: str | os.PathLike[str], write: Callable[[Path], None], doc_ids: Sequence[str], facts: Mapping[str, Any]
+) -> None:
+    """Writes an index aside and gives the folder its name: the parts that `write` writes, ids.txt, and index.json.
+
+    Args:
+        facts: what index.json is to say, besides the number of documents and the bytes of each part.
+
+    Raises:
+        FileExistsError: if the folder holds files of such names that no index of ours is made of.
+        InUseError: if another process writes there.
+    """
+    with locked(folder):
+        _claim_index(Path(folder))
+        with replacing_folder(folder, last="index.json") as path:
+            write(path)
+            save_text(path / "ids.txt", "".join(f"{doc_id}\n" for doc_id in doc_ids))
+            sizes = {part.name: part.stat().st_size for part in sorted(path.iterdir())}
+            save_json(path / "index.json", {**facts, "num_docs": len(doc_ids), "bytes": sizes})
+            mark(path, "index")
+
+
+def _claim_index(folder: Path) -> None:
+    """Makes sure that what an index will replace is an index of ours."""
+    if is_marked(folder, "index"):
+        return
+    with suppress(ValueError, AttributeError):  # an index.json of somebody else's
+        if str(index_facts(folder).get("format")).startswith("rankdistill-"):
+            mark(folder, "index")  # one of before there were marks
+            return
+    foreign = [path.name for path in (*folder.glob("*.npy"), *(folder / name for name in _PARTS)) if path.exists()]
+    if foreign:
+        expected = "an index of ours, or a folder without files of such names"
+        raise FileExistsError(f"{folder}: expected {expected}, found {foreign[0]}; choose another --output")
+
+
+def check_parts(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Compares the parts of an index with what index.json says of them.
+
+    Raises:
+        BadStoreError: if one is missing, or of another size.
+    """
+    for name, wanted in facts.get("bytes", {}).items():
+        path = folder / name
+        found = path.stat().st_size if path.is_file() else None
+        if found != wanted:
+            shown = "no such file" if found is None else f"{found:,}"
+            raise BadStoreError(f"{wanted:,} bytes, as index.json says", shown, "build the index again", str(path))
 
 
 def load_arrays(folder: str | os.PathLike[str], format: str) -> tuple[list[str], dict[str, NDArray[Any]]]:
@@ -244,6 +318,7 @@ def load_arrays(folder: str | os.PathLike[str], format: str) -> tuple[list[str],
     if stated.get("format") != format:
         remedy = "make one with `rankdistill index`"
         raise BadStoreError(f"an index of format {format}", str(stated.get("format")), remedy, str(path))
+    check_parts(path, stated)
     arrays: dict[str, Any] = {name: np.load(path / f"{name}.npy", mmap_mode="r") for name in stated["shapes"]}
     doc_ids = (path / "ids.txt").read_text(encoding="utf-8").split("\n")[:-1]
     shapes = {name: list(array.shape) for name, array in arrays.items()}

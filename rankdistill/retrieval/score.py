@@ -10,8 +10,8 @@ import hashlib
 import json
 import os
 import random
-import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from rankdistill.errors import BadStoreError, NothingDoneError
-from rankdistill.formats.cache import save_json
 from rankdistill.formats.collection import Collection, collection_from_texts, open_collection
 from rankdistill.formats.scores import write_scores
 from rankdistill.formats.trec import read_run
 from rankdistill.formats.triples import read_triples
+from rankdistill.formats.writing import discard, locked, replacing_folder, save_json
 from rankdistill.models.backends import Backend
 from rankdistill.models.foreign import DenseModel
 from rankdistill.models.loading import Model, load_model
@@ -56,8 +56,14 @@ def score_file(options: ScoreOptions) -> dict[str, int]:
     Raises:
         ValueError: unless exactly one of triples and candidates is given.
         MissingIdsError: if they name ids that the collection lacks.
-        BadStoreError: if what an interrupted run left beside the output belongs to another job.
+        BadStoreError: if what an interrupted run left beside the output belongs to another job, or isn't ours.
+        InUseError: if another process is writing the output.
     """
+    with locked(options.output):
+        return _score_file(options)
+
+
+def _score_file(options: ScoreOptions) -> dict[str, int]:
     if (options.triples is None) == (options.candidates is None):
         raise ValueError("expected one of --triples and --candidates")
     if options.triples is not None and options.num_random:
@@ -86,8 +92,10 @@ def score_file(options: ScoreOptions) -> dict[str, int]:
     for query_id, doc_ids, labelled in rows:
         scored = [(doc_id, by_pair[query_id, doc_id]) for doc_id in doc_ids]
         result.append((query_id, scored if labelled else ranked(dict(scored))))
-    write_scores(options.output, result, "ids" if options.triples is not None else "nway")
-    shutil.rmtree(partial, ignore_errors=True)
+    sources = [path for path in (options.triples, options.candidates, options.collection) if path is not None]
+    write_scores(options.output, result, "ids" if options.triples is not None else "nway", like=sources)
+    if options.teacher != "bm25":  # which needs none
+        discard(partial)
     return {"rows": len(rows), "pairs": len(pairs), "queries_left_out": num_short}
 
 
@@ -168,16 +176,19 @@ def _hash_pairs(pairs: Sequence[Pair], queries: dict[str, str], docs: dict[str, 
 
 def _claim(partial: Path, job: dict[str, Any]) -> None:
     manifest = partial / "job.json"
-    if manifest.is_file():
-        found = json.loads(manifest.read_text(encoding="utf-8"))
-        if found != job:
-            changed = ", ".join(key for key in job if found.get(key) != job[key])
-            raise BadStoreError(
-                "the same job as was interrupted", f"another {changed}", f"delete {partial}", str(manifest)
-            )
+    if not os.path.lexists(partial):
+        with replacing_folder(partial, last=manifest.name) as folder:
+            save_json(folder / manifest.name, job)
         return
-    partial.mkdir(parents=True, exist_ok=True)
-    save_json(manifest, job)
+    found: Any = None
+    with suppress(OSError, ValueError):
+        found = json.loads(manifest.read_text(encoding="utf-8"))
+    if not isinstance(found, dict) or "teacher" not in found:
+        remedy = f"move {partial} away, or choose another --output"
+        raise BadStoreError("what an interrupted `score` left, or nothing", "other files", remedy, str(partial))
+    if found != job:
+        changed = ", ".join(key for key in job if found.get(key) != job[key])
+        raise BadStoreError("the same job as was interrupted", f"another {changed}", f"delete {partial}", str(manifest))
 
 
 def _score_pairs(

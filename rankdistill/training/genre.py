@@ -30,7 +30,7 @@ from rankdistill.generation.titles import end_token, tokenize_titles
 from rankdistill.models.seq2seq import Seq2SeqModel
 from rankdistill.options.training import GenreOptions
 from rankdistill.training.linked_pairs import linked_pairs
-from rankdistill.training.run import grouped_plan, prepare_folder, run_training, trainer_arguments, write_config
+from rankdistill.training.run import alone, grouped_plan, prepare_folder, run_training, trainer_arguments, write_config
 from rankdistill.training.trainer import Batch, DistillationTrainer, Objective
 
 __all__ = ["PairSource", "Pairs", "mixed_rows", "name_objective", "named_texts", "token_pairs", "train_genre"]
@@ -39,6 +39,7 @@ __all__ = ["PairSource", "Pairs", "mixed_rows", "name_objective", "named_texts",
 MARKS = (START_ENTITY, END_ENTITY)
 
 
+@alone
 def train_genre(options: GenreOptions) -> Path:
     """Trains an encoder-decoder to write the names that KILT files give, and the links of linked texts.
 

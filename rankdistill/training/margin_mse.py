@@ -36,7 +36,7 @@ from rankdistill.training.exits import ExitLoss, exit_loss
 from rankdistill.training.live_teacher import LiveTeacher
 from rankdistill.training.lora import add_adapters, count_weights
 from rankdistill.training.rows import BatchTeacher, CrossSource, DenseTeacher, Placed, TowerSource, place
-from rankdistill.training.run import prepare_folder, run_training, total_steps, trainer_arguments, write_config
+from rankdistill.training.run import alone, prepare_folder, run_training, total_steps, trainer_arguments, write_config
 from rankdistill.training.sampling import check_sampler, sampled_plan, sampling_facts
 from rankdistill.training.scales import scale_notice
 from rankdistill.training.students import check_terms, new_student, penalty_weights, settled
@@ -116,6 +116,7 @@ def loss_weights(options: MarginMSEOptions) -> dict[str, float]:
     return weights
 
 
+@alone
 def train_margin_mse(options: MarginMSEOptions) -> Path:
     """Trains a student from teacher score files.
 

@@ -28,12 +28,13 @@ from rankdistill.formats.repositories import open_repositories
 from rankdistill.models.pretraining import Predictions, PretrainModel
 from rankdistill.options.pretraining import PretrainOptions
 from rankdistill.training.exits import exit_weights
-from rankdistill.training.run import grouped_plan, prepare_folder, run_training, trainer_arguments, write_config
+from rankdistill.training.run import alone, grouped_plan, prepare_folder, run_training, trainer_arguments, write_config
 from rankdistill.training.trainer import Batch, DistillationTrainer, Objective
 
 __all__ = ["hold_out", "pretrain", "pretrain_objective", "pretrain_validator"]
 
 
+@alone
 def pretrain(options: PretrainOptions) -> Path:
     """Pre-trains an encoder.
 

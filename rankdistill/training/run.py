@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
+import os
 import platform
 import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from transformers import TrainingArguments
 
 from rankdistill.data.batches import BatchPlan
+from rankdistill.formats.writing import locked, replacing_folder, save_json, save_text
 from rankdistill.models.loading import Model
 from rankdistill.models.precision import choose_device, fast_dtype
 from rankdistill.options.training import TrainingOptions
 from rankdistill.training.trainer import DistillationTrainer, last_checkpoint
 
 __all__ = [
+    "alone",
     "grouped_plan",
     "model_card",
     "prepare_folder",
@@ -32,6 +37,9 @@ __all__ = [
     "trainer_arguments",
     "write_config",
 ]
+
+_Options = TypeVar("_Options", bound=TrainingOptions)
+_More = ParamSpec("_More")
 
 _PACKAGES = ("rankdistill", "torch", "transformers", "accelerate", "tokenizers", "numpy")
 
@@ -57,6 +65,21 @@ def prepare_folder(options: TrainingOptions) -> Path | None:
         raise FileExistsError(f"{folder}: expected an empty folder, found a run; pass --resume or --overwrite")
     folder.mkdir(parents=True, exist_ok=True)
     return last_checkpoint(folder / "checkpoints") if options.resume else None
+
+
+def alone(train: Callable[Concatenate[_Options, _More], Path]) -> Callable[Concatenate[_Options, _More], Path]:
+    """Decorates a training: it holds the lock of its folder; of several processes of one run, the first does.
+
+    Raises:
+        InUseError: if another run writes there.
+    """
+
+    @functools.wraps(train)
+    def wrapper(options: _Options, /, *arguments: _More.args, **more: _More.kwargs) -> Path:
+        with locked(options.output_dir) if os.environ.get("RANK", "0") == "0" else nullcontext():
+            return train(options, *arguments, **more)
+
+    return wrapper
 
 
 def grouped_plan(
@@ -150,7 +173,7 @@ def write_config(options: TrainingOptions, arguments: TrainingArguments | None, 
     config = {
         "command": type(options).__name__.removesuffix("Options"),
         "options": {key: _plain(value) for key, value in dataclasses.asdict(options).items()},
-        "argv": sys.argv,
+        "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
         **({} if arguments is None else {"dtype": "bfloat16" if arguments.bf16 else "float32"}),
         "versions": versions,
         "python": platform.python_version(),
@@ -160,13 +183,26 @@ def write_config(options: TrainingOptions, arguments: TrainingArguments | None, 
             "threads": torch.get_num_threads(),
         },
     } | {key: _plain(value) for key, value in facts.items()}
-    (options.output_dir / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    save_json(options.output_dir / "config.json", config, indent=2)
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return list(value) if isinstance(value, tuple) else value
+
+
+def _public(value: Any) -> Any:
+    """A value for a model card: of an absolute path, the part below the current folder, or else the name alone."""
+    value = _plain(value)
+    if isinstance(value, list):
+        return [_public(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _public(item) for key, item in value.items()}
+    if not isinstance(value, str) or not Path(value).is_absolute():
+        return value
+    path, here = Path(value), Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else path.name
 
 
 def run_training(
@@ -194,7 +230,6 @@ def run_training(
         finish()
         model: Any = trainer.accelerator.unwrap_model(trainer.model)
         model.eval()
-        model.save_pretrained(model_dir)
         best = {"best_step": trainer.state.best_global_step, "best_metric": trainer.state.best_metric}
         summary = {
             "seconds": seconds,
@@ -202,9 +237,11 @@ def run_training(
             **(best if trainer.args.load_best_model_at_end else {}),
         }
         metrics = {"summary": summary, "log": trainer.state.log_history}
-        (model_dir / "README.md").write_text(model_card(model, options, {**card, **summary}), encoding="utf-8")
+        with replacing_folder(model_dir, last="config.json") as folder:
+            model.save_pretrained(folder)
+            save_text(folder / "README.md", model_card(model, options, {**card, **summary}))
         # Last, since it says that the run is finished.
-        (options.output_dir / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+        save_json(options.output_dir / "metrics.json", metrics, indent=1)
     return model_dir
 
 
@@ -213,12 +250,12 @@ def model_card(model: Model, options: TrainingOptions, facts: Mapping[str, Any])
     kind = model.card
     size = sum(parameter.numel() for parameter in model.parameters())
     or_ours = "" if kind.library == "rankdistill" else "or `rankdistill.load(PATH)`.\n\n"
-    rows = "".join(f"| {key.replace('_', ' ')} | {value} |\n" for key, value in facts.items())
-    settings = "".join(f"| `{key}` | {_plain(value)} |\n" for key, value in dataclasses.asdict(options).items())
+    rows = "".join(f"| {key.replace('_', ' ')} | {_public(value)} |\n" for key, value in facts.items())
+    settings = "".join(f"| `{key}` | {_public(value)} |\n" for key, value in dataclasses.asdict(options).items())
     front = f"library_name: {kind.library}\npipeline_tag: {kind.task}\ntags:\n- rankdistill\n- knowledge-distillation"
     return (
         f"---\n{front}\n---\n\n# {options.output_dir.name}\n\n"
-        f"Trained with rankdistill from `{options.init}`; {size:,} parameters. {kind.scores}\n\n"
+        f"Trained with rankdistill from `{_public(options.init)}`; {size:,} parameters. {kind.scores}\n\n"
         f"```python\n{kind.load}\n```\n\n{or_ours}"
         f"## Training\n\n| fact | value |\n|---|---|\n{rows}\n| option | value |\n|---|---|\n{settings}"
     )

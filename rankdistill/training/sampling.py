@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from rankdistill.data.batches import Plan, row_blocks
 from rankdistill.data.tas import TASPlan, TASRows, read_clusters
 from rankdistill.data.tokens import TokenStore
-from rankdistill.formats.cache import cache_folder, fingerprint_of, save_array
+from rankdistill.formats.cache import cache_folder, fingerprint_of
 from rankdistill.formats.collection import Collection
+from rankdistill.formats.writing import save_array
 from rankdistill.options.training import MarginMSEOptions
 from rankdistill.retrieval.cluster import kmeans
 from rankdistill.training.rows import Placed, batch_plan

@@ -15,9 +15,10 @@ from typing import Any
 
 from accelerate import PartialState
 
+from rankdistill.formats.writing import replacing_folder, save_json
 from rankdistill.options.training import MarginMSEOptions, Stage
 from rankdistill.training.margin_mse import loss_weights, train_margin_mse
-from rankdistill.training.run import prepare_folder, write_config
+from rankdistill.training.run import alone, prepare_folder, write_config
 from rankdistill.training.students import settled
 from rankdistill.training.terms import needs_dense_teacher, parse_loss
 
@@ -54,6 +55,7 @@ def stage_options(options: MarginMSEOptions, stages: Sequence[Stage]) -> list[Ma
     return runs
 
 
+@alone
 def run_stages(options: MarginMSEOptions, stages: Sequence[Stage] = ()) -> Path:
     """Trains a student in stages; without any, as `train_margin_mse` does.
 
@@ -82,11 +84,12 @@ def run_stages(options: MarginMSEOptions, stages: Sequence[Stage] = ()) -> Path:
         state.wait_for_everyone()  # the next stage reads what the main process wrote
     model_dir = options.output_dir / "model"
     if state.is_main_process:
-        shutil.copytree(runs[-1].output_dir / "model", model_dir, dirs_exist_ok=True)
+        with replacing_folder(model_dir, last="config.json") as folder:
+            shutil.copytree(runs[-1].output_dir / "model", folder, dirs_exist_ok=True)
         summaries = [_read(run.output_dir / "metrics.json")["summary"] for run in runs]
         total = {key: sum(summary[key] for summary in summaries) for key in ("seconds", "steps")}
         metrics = {"summary": total, "stages": summaries}
-        (options.output_dir / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+        save_json(options.output_dir / "metrics.json", metrics, indent=1)
     state.wait_for_everyone()
     return model_dir
 

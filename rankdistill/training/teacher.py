@@ -19,7 +19,7 @@ from rankdistill.models.cross_encoder import CrossEncoderModel
 from rankdistill.options.training import TeacherOptions
 from rankdistill.retrieval.mine import draw_triples
 from rankdistill.training.rows import CrossSource, MemoryRows, batch_plan, place
-from rankdistill.training.run import prepare_folder, run_training, trainer_arguments, write_config
+from rankdistill.training.run import alone, prepare_folder, run_training, trainer_arguments, write_config
 from rankdistill.training.trainer import Batch, DistillationTrainer, Objective
 from rankdistill.training.vocabulary import train_occurring_words
 
@@ -56,6 +56,7 @@ def teacher_objective(loss: str) -> Objective:
     return objective
 
 
+@alone
 def train_teacher(options: TeacherOptions) -> Path:
     """Trains a cross-encoder.
 

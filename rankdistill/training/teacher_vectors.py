@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankdistill.errors import WrongModelError
-from rankdistill.formats.cache import cache_folder, save_array
+from rankdistill.formats.cache import cache_folder
 from rankdistill.formats.collection import Collection
+from rankdistill.formats.writing import save_array
 from rankdistill.models.foreign import DenseModel
 from rankdistill.models.loading import load_model
 from rankdistill.retrieval.encode import encode_collection, encode_texts, load_vectors

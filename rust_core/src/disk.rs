@@ -2,10 +2,12 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use memmap2::Mmap;
-use std::fs::File;
+use std::fs::{self, File};
+use std::io;
 use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use tempfile::{Builder, NamedTempFile, TempDir};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Bodies are checksummed in blocks of this size.
@@ -22,12 +24,67 @@ pub(crate) fn map(path: &Path) -> Result<Mmap> {
     unsafe { Mmap::map(&file) }.map_err(|error| Error::io(&error, path))
 }
 
-/// A hidden name beside `path`, of this process's own.
-pub(crate) fn hidden(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = std::ffi::OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(format!(".{}.{suffix}", std::process::id()));
-    path.with_file_name(name)
+/// A random hidden name beside a file, created exclusively: no link that waits there is followed.
+fn beside<T>(path: &Path, mode: u32, create: impl Fn(&Builder<'_, '_>, &Path) -> io::Result<T>) -> Result<T> {
+    // Part of a long name, since names may be of 255 bytes.
+    let name: String = path.file_name().unwrap_or_default().to_string_lossy().chars().take(40).collect();
+    let prefix = format!(".{name}.");
+    let mut builder = Builder::new();
+    builder.prefix(&prefix).suffix(".tmp").rand_bytes(16);
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(mode));
+    #[cfg(not(unix))]
+    let _ = mode;
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    create(&builder, folder).map_err(|error| Error::io(&error, path))
+}
+
+/// A file to write, which `publish` gives the name `path`; dropping it removes it.
+///
+/// # Arguments
+/// `sources`: group and others may do no more with the file than with each of them, nor than with the file that it replaces.
+///
+/// # Errors
+/// `BadArgument` if `path` is there and isn't a file; `Io` if the folder can't be written.
+pub(crate) fn aside(path: &Path, sources: &[PathBuf]) -> Result<NamedTempFile> {
+    let is_device = path.parent() == Some(Path::new("/dev")) && path.exists();
+    if path.file_name().is_none() || is_device || fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        let found = format!("{}, which is something else", path.display());
+        return Err(Error::new(ErrorKind::BadArgument, "the name of a file", found, "choose another name"));
+    }
+    let mode = mode_like(sources.iter().map(PathBuf::as_path).chain([path]));
+    beside(path, mode, |builder, folder| builder.tempfile_in(folder))
+}
+
+/// A folder beside `path` that nobody else can read; dropping it removes it.
+///
+/// # Errors
+/// `Io` if it can't be made.
+pub(crate) fn folder_aside(path: &Path) -> Result<TempDir> {
+    beside(path, 0o700, |builder, folder| builder.tempdir_in(folder))
+}
+
+/// Brings a file to the disk, and gives it its name.
+///
+/// # Errors
+/// What the system says; the file is removed then.
+pub(crate) fn publish(file: NamedTempFile, path: &Path) -> io::Result<()> {
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    if cfg!(unix) {
+        let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(folder)?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// The mode of a new file, before the umask: what each of the files allows group and others. Files that aren't there don't count.
+pub(crate) fn mode_like<'a>(files: impl Iterator<Item = &'a Path>) -> u32 {
+    #[cfg(unix)]
+    let mode = |path: &Path| fs::metadata(path).map(|found| std::os::unix::fs::PermissionsExt::mode(&found.permissions()));
+    #[cfg(not(unix))]
+    let mode = |path: &Path| fs::metadata(path).map(|_| 0o666);
+    files.filter_map(|path| mode(path).ok()).fold(0o666, |allowed, mode| allowed & (mode | 0o600))
 }
 
 /// A header, a body, and the checksum of each [`BLOCK_BYTES`] of the body; every block is compared before its first use.

@@ -136,6 +136,9 @@ def test_folders_that_are_no_index(tmp_path: Path) -> None:
         FlatIndex.load(tmp_path)
     FlatIndex.build(np.eye(2), ["a", "b"]).save(tmp_path)
     (tmp_path / "ids.txt").write_text("a\n")
+    with pytest.raises(BadStoreError, match=r"ids.txt: expected 4 bytes, as index.json says, found 2"):
+        FlatIndex.load(tmp_path)
+    (tmp_path / "index.json").unlink()  # as an index of before there was one
     with pytest.raises(BadStoreError, match="found 2 vectors and 1 ids"):
         FlatIndex.load(tmp_path)
     (tmp_path / "index.faiss").write_bytes(b"nonsense")

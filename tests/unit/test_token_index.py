@@ -112,7 +112,7 @@ def test_folders_that_are_no_index(tmp_path: Path) -> None:
         TokenIndex.load(tmp_path)
     TokenIndex.build(make_states(0, [3, 2]), ["a", "b"]).save(tmp_path)
     (tmp_path / "ids.txt").write_text("a\n")
-    with pytest.raises(BadStoreError, match=r"of 1; build it again"):
+    with pytest.raises(BadStoreError, match=r"ids.txt: expected 4 bytes, as index.json says, found 2"):
         TokenIndex.load(tmp_path)
     (tmp_path / "index.json").write_text(json.dumps({"format": "rankdistill-token-index/2"}))
     with pytest.raises(BadStoreError, match="format rankdistill-token-index/1, found rankdistill-token-index/2"):

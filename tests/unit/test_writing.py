@@ -60,9 +60,8 @@ def test_a_file_takes_its_name_when_it_is_whole(tmp_path: Path) -> None:
         (temporary,) = path.parent.iterdir()
     assert path.read_bytes() == b"some"
     assert list(path.parent.iterdir()) == [path]
-    with pytest.raises(KeyError), replacing(path) as file:
-        file.write(b"other")
-        raise KeyError
+    with pytest.raises(TypeError), replacing(path) as file:
+        file.writelines([b"other", None])  # type: ignore[list-item]
     assert path.read_bytes() == b"some"
     with replacing(path) as file:
         assert temporary.name not in [each.name for each in path.parent.iterdir()], "a name that can be foreseen"
@@ -141,9 +140,8 @@ def fill(folder: Path, text: str, names: tuple[str, ...] = ("a", "index.json", "
 
 def test_a_folder_is_renamed_as_a_whole_and_keeps_what_a_user_put_there(tmp_path: Path) -> None:
     folder = tmp_path / "x" / "index"
-    with pytest.raises(KeyError), replacing_folder(folder, last="index.json") as aside:
-        (aside / "index.json").touch()
-        raise KeyError
+    with pytest.raises(FileExistsError), replacing_folder(folder, last="index.json") as aside:
+        aside.mkdir()
     assert list(folder.parent.iterdir()) == []
     fill(folder, "1")
     (folder / "notes.txt").write_text("a user's")
@@ -218,9 +216,9 @@ def test_a_second_writer_is_refused_and_a_dead_one_makes_room(tmp_path: Path) ->
     assert holder.stdout is not None
     try:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(InUseError, match=f"scores.tsv: expected no other writer, found process {holder.pid} on"):
-            with locked(output):
-                pass
+        found = f"scores.tsv: expected no other writer, found process {holder.pid} on"
+        with pytest.raises(InUseError, match=found), locked(output):
+            pass
         with pytest.raises(InUseError, match=r"since 20\d\d-.* \(-c .*scores.tsv\)"), locked(tmp_path / "./scores.tsv"):
             pass
     finally:
@@ -228,8 +226,8 @@ def test_a_second_writer_is_refused_and_a_dead_one_makes_room(tmp_path: Path) ->
         holder.wait()
         holder.stdout.close()
     assert (tmp_path / ".scores.tsv.lock").exists()
-    with locked(output), locked(output), locked(tmp_path / "another"):
-        pass
+    with locked(output), locked(output), locked(tmp_path / "another"), locked(tmp_path / "another" / "inner"):
+        assert not (tmp_path / "another").exists()
     assert list(tmp_path.iterdir()) == []
 
 

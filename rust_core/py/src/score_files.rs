@@ -28,9 +28,10 @@ fn finished() -> PyErr {
 #[pymethods]
 impl ScoreFileWriter {
     #[new]
-    fn new(py: Python<'_>, path: PathBuf, format: &str) -> PyResult<Self> {
+    #[pyo3(signature = (path, format, sources = Vec::new()))]
+    fn new(py: Python<'_>, path: PathBuf, format: &str, sources: Vec<PathBuf>) -> PyResult<Self> {
         let format = format_named(format)?;
-        py.detach(|| CoreWriter::create(&path, format)).map(|writer| Self(Some(writer))).map_err(to_python)
+        py.detach(|| CoreWriter::create(&path, format, &sources)).map(|writer| Self(Some(writer))).map_err(to_python)
     }
 
     fn __len__(&self) -> PyResult<usize> {

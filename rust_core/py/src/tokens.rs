@@ -116,7 +116,7 @@ pub struct TokenWriter(Option<CoreWriter>);
 #[pymethods]
 impl TokenWriter {
     #[new]
-    #[pyo3(signature = (path, *, tokenizer_fingerprint, source_fingerprint, max_length, num_prefix, num_suffix, width))]
+    #[pyo3(signature = (path, *, tokenizer_fingerprint, source_fingerprint, max_length, num_prefix, num_suffix, width, sources = Vec::new()))]
     #[expect(clippy::too_many_arguments, reason = "named in Python")]
     fn new(
         py: Python<'_>,
@@ -127,9 +127,10 @@ impl TokenWriter {
         num_prefix: u16,
         num_suffix: u16,
         width: u32,
+        sources: Vec<PathBuf>,
     ) -> PyResult<Self> {
         let info = TokenInfo { tokenizer: tokenizer_fingerprint, source: source_fingerprint, max_length, num_prefix, num_suffix, width };
-        py.detach(|| CoreWriter::open(&path, info)).map(|writer| Self(Some(writer))).map_err(to_python)
+        py.detach(|| CoreWriter::open(&path, info, &sources)).map(|writer| Self(Some(writer))).map_err(to_python)
     }
 
     fn __len__(&self) -> PyResult<usize> {

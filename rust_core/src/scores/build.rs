@@ -3,12 +3,12 @@
 use super::columns::{Columns, STRING};
 use super::store::{Header, IdCounts};
 use super::{BadCounts, Format};
-use crate::disk::{BLOCK_BYTES, checksum_of, hidden};
+use crate::disk::{BLOCK_BYTES, aside, checksum_of, publish};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::IdTable;
-use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use tempfile::NamedTempFile;
 
 /// Dense indices for ids, in order of arrival.
 #[derive(Default)]
@@ -76,11 +76,10 @@ impl Interner {
     }
 }
 
-/// Writes one store, block by block, into a temporary file that gets its name when all is on the disk.
+/// Writes one store, block by block, into a temporary file that gets its name when all is on the disk; dropping it unfinished removes it.
 pub struct ScoreStoreWriter {
     path: PathBuf,
-    temporary: PathBuf,
-    file: File,
+    file: NamedTempFile,
     /// Body bytes that aren't written yet, always less than a checksummed block after `flush`.
     pending: Vec<u8>,
     body_bytes: u64,
@@ -90,22 +89,21 @@ pub struct ScoreStoreWriter {
     num_rows: u64,
     queries: Interner,
     docs: Interner,
-    finished: bool,
 }
 
 impl ScoreStoreWriter {
     /// Starts a store that will be at `path`.
     ///
+    /// # Arguments
+    /// `sources`: what it's made of; it's as private as they are.
+    ///
     /// # Errors
-    /// `Io` if the folder can't be written.
-    pub fn create(path: &Path, format: Format) -> Result<Self> {
-        let temporary = hidden(path, "tmp");
-        let failed = |error: io::Error| Error::io(&error, path);
-        let mut file = File::create(&temporary).map_err(failed)?;
-        file.seek(SeekFrom::Start(Header::BYTES as u64)).map_err(failed)?;
+    /// `BadArgument` if `path` is there and isn't a file; `Io` if the folder can't be written.
+    pub fn create(path: &Path, format: Format, sources: &[PathBuf]) -> Result<Self> {
+        let mut file = aside(path, sources)?;
+        file.seek(SeekFrom::Start(Header::BYTES as u64)).map_err(|error| Error::io(&error, path))?;
         Ok(Self {
             path: path.into(),
-            temporary,
             file,
             pending: Vec::new(),
             body_bytes: 0,
@@ -115,7 +113,6 @@ impl ScoreStoreWriter {
             num_rows: 0,
             queries: Interner::default(),
             docs: Interner::default(),
-            finished: false,
         })
     }
 
@@ -217,20 +214,8 @@ impl ScoreStoreWriter {
                 fingerprint: if fingerprint.is_empty() { own } else { fingerprint.into() },
             };
             self.file.seek(SeekFrom::Start(0))?;
-            self.file.write_all(&header.to_bytes())?;
-            self.file.sync_all()?;
-            fs::rename(&self.temporary, &self.path)
+            self.file.write_all(&header.to_bytes())
         };
-        write().map_err(|error| Error::io(&error, &self.path))?;
-        self.finished = true;
-        Ok(())
-    }
-}
-
-impl Drop for ScoreStoreWriter {
-    fn drop(&mut self) {
-        if !self.finished {
-            let _ = fs::remove_file(&self.temporary);
-        }
+        write().and_then(|()| publish(self.file, &self.path)).map_err(|error| Error::io(&error, &self.path))
     }
 }

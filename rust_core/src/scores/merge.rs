@@ -16,12 +16,13 @@ pub use table::{Normalize, Summary};
 
 use super::columns::{Columns, STRING};
 use super::{BadCounts, Format, ReaderOptions, ScoreFileWriter, ScoreReader};
-use crate::disk::hidden;
+use crate::disk::folder_aside;
 use crate::error::{Error, ErrorKind, Result};
 use buckets::{Buckets, NUM_BUCKETS, Record, Streams, bucket_of, mix};
 use std::fs;
 use std::path::{Path, PathBuf};
 use table::{Table, combine};
+use tempfile::TempDir;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// What happens to a pair of the first file that another file lacks.
@@ -119,16 +120,7 @@ pub struct Merge {
     num_rows: u64,
     num_dropped: u64,
     // The last field to be dropped, when the files in it are closed.
-    _folder: Folder,
-}
-
-/// A folder that is removed with all that is in it.
-struct Folder(PathBuf);
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+    _folder: TempDir,
 }
 
 impl Merge {
@@ -163,12 +155,10 @@ impl Merge {
             let expected = "pair scores, to put the best doc first";
             return Err(Error::new(ErrorKind::BadArgument, expected, "margins", "leave out best_first (--best-first)"));
         }
-        let folder = hidden(output, "merge");
-        fs::create_dir(&folder).map_err(|error| Error::io(&error, &folder))?;
-        let folder = Folder(folder);
+        let folder = folder_aside(output)?;
         Ok(Self {
-            buckets: Buckets::create(&folder.0.join("pairs"))?,
-            streams: Streams::create(&folder.0.join("scores"))?,
+            buckets: Buckets::create(&folder.path().join("pairs"))?,
+            streams: Streams::create(&folder.path().join("scores"))?,
             _folder: folder,
             output: output.into(),
             counts: vec![TeacherCounts::default(); teachers.len()],
@@ -363,7 +353,7 @@ impl Merge {
         let mut options = reader_options(&self.options);
         options.format = Some(self.format);
         let reader = ScoreReader::new(self.teachers[0].clone(), options)?;
-        let writer = ScoreFileWriter::create(&self.output, self.format)?;
+        let writer = ScoreFileWriter::create(&self.output, self.format, &self.teachers.concat())?;
         self.stage = Stage::Write(Box::new(reader), Box::new(writer));
         Ok(())
     }

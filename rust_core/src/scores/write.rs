@@ -2,13 +2,13 @@
 
 use super::columns::{Columns, STRING};
 use super::{Format, excerpt};
-use crate::disk::hidden;
+use crate::disk::{aside, publish};
 use crate::error::{Error, ErrorKind, Result};
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use tempfile::NamedTempFile;
 
 /// Handed on at once.
 const PIECE_BYTES: usize = 1 << 20;
@@ -16,16 +16,15 @@ const PIECE_BYTES: usize = 1 << 20;
 const ZSTD_LEVEL: i32 = 6;
 
 enum Output {
-    Plain(File),
+    Plain(NamedTempFile),
     // Without name and time in its header, the same rows make the same file.
-    Gzip(GzEncoder<File>),
-    Zstd(zstd::Encoder<'static, File>),
+    Gzip(GzEncoder<NamedTempFile>),
+    Zstd(zstd::Encoder<'static, NamedTempFile>),
 }
 
 impl Output {
-    fn create(path: &Path, named: &Path) -> io::Result<Self> {
-        let file = File::create(path)?;
-        Ok(match named.extension().and_then(|suffix| suffix.to_str()) {
+    fn create(file: NamedTempFile, path: &Path) -> io::Result<Self> {
+        Ok(match path.extension().and_then(|suffix| suffix.to_str()) {
             Some("gz") => Output::Gzip(GzEncoder::new(file, Compression::new(6))),
             Some("zst") => Output::Zstd(zstd::Encoder::new(file, ZSTD_LEVEL)?),
             _ => Output::Plain(file),
@@ -40,13 +39,12 @@ impl Output {
         }
     }
 
-    fn finish(self) -> io::Result<()> {
+    fn finish(self) -> io::Result<NamedTempFile> {
         match self {
-            Output::Plain(file) => file,
-            Output::Gzip(encoder) => encoder.finish()?,
-            Output::Zstd(encoder) => encoder.finish()?,
+            Output::Plain(file) => Ok(file),
+            Output::Gzip(encoder) => encoder.finish(),
+            Output::Zstd(encoder) => encoder.finish(),
         }
-        .sync_all()
     }
 }
 
@@ -56,9 +54,7 @@ impl Output {
 /// ColBERT has them; reading gives the same id for `7` and `"7"`.
 pub struct ScoreFileWriter {
     path: PathBuf,
-    temporary: PathBuf,
-    /// `None` once finished.
-    output: Option<Output>,
+    output: Output,
     format: Format,
     pending: Vec<u8>,
     num_rows: u64,
@@ -67,12 +63,14 @@ pub struct ScoreFileWriter {
 impl ScoreFileWriter {
     /// Starts a file that will be at `path`; compressed if that ends in .gz or .zst.
     ///
+    /// # Arguments
+    /// `sources`: what it's made of; it's as private as they are.
+    ///
     /// # Errors
-    /// `Io` if the folder can't be written.
-    pub fn create(path: &Path, format: Format) -> Result<Self> {
-        let temporary = hidden(path, "tmp");
-        let output = Some(Output::create(&temporary, path).map_err(|error| Error::io(&error, path))?);
-        Ok(Self { path: path.into(), temporary, output, format, pending: Vec::with_capacity(PIECE_BYTES + 4096), num_rows: 0 })
+    /// `BadArgument` if `path` is there and isn't a file; `Io` if the folder can't be written.
+    pub fn create(path: &Path, format: Format, sources: &[PathBuf]) -> Result<Self> {
+        let output = Output::create(aside(path, sources)?, path).map_err(|error| Error::io(&error, path))?;
+        Ok(Self { path: path.into(), output, format, pending: Vec::with_capacity(PIECE_BYTES + 4096), num_rows: 0 })
     }
 
     /// Rows so far.
@@ -117,8 +115,7 @@ impl ScoreFileWriter {
     }
 
     fn flush(&mut self) -> Result<()> {
-        let output = self.output.as_mut().expect("not finished");
-        output.write_all(&self.pending).map_err(|error| Error::io(&error, &self.path))?;
+        self.output.write_all(&self.pending).map_err(|error| Error::io(&error, &self.path))?;
         self.pending.clear();
         Ok(())
     }
@@ -129,20 +126,7 @@ impl ScoreFileWriter {
     /// `Io` if the disk refuses.
     pub fn finish(mut self) -> Result<()> {
         self.flush()?;
-        let output = self.output.take().expect("not finished");
-        let done = output.finish().and_then(|()| fs::rename(&self.temporary, &self.path));
-        done.map_err(|error| {
-            let _ = fs::remove_file(&self.temporary);
-            Error::io(&error, &self.path)
-        })
-    }
-}
-
-impl Drop for ScoreFileWriter {
-    fn drop(&mut self) {
-        if self.output.is_some() {
-            let _ = fs::remove_file(&self.temporary);
-        }
+        self.output.finish().and_then(|file| publish(file, &self.path)).map_err(|error| Error::io(&error, &self.path))
     }
 }
 

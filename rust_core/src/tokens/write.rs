@@ -4,10 +4,11 @@
 //! their lengths, the checksum of their token bytes, and the checksum of the record. Resuming keeps the records that are whole and
 //! whose tokens are there, and cuts off the rest.
 
-use super::{HEADER_BYTES, TokenInfo, padding};
+use super::{HEADER_BYTES, MAGIC, TokenInfo, padding};
+use crate::disk::mode_like;
 use crate::error::{Error, ErrorKind, Result};
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
@@ -28,19 +29,47 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
+/// Opens a file that grows, through no link.
+fn growing(path: &Path, mode: u32) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NOFOLLOW);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, mode);
+    options.open(path)
+}
+
 impl TokenWriter {
     /// Starts a build of `path`, or goes on with one of the same `info` that was cut short.
     ///
+    /// # Arguments
+    /// `sources`: where the texts are from; the store is as private as they are.
+    ///
     /// # Errors
-    /// `BadArgument` for an impossible `info`, `Io` if the files can't be written.
-    pub fn open(path: &Path, info: TokenInfo) -> Result<Self> {
+    /// `BadArgument` for an impossible `info`, or files of these names that no build left; `Io` if the files can't be written.
+    pub fn open(path: &Path, info: TokenInfo, sources: &[PathBuf]) -> Result<Self> {
         info.check()?;
-        let open = |path: &Path| {
-            let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
-            file.map_err(|error| Error::io(&error, path))
-        };
         let (partial, journal_path) = (beside(path, ".partial"), beside(path, ".journal"));
-        let (tokens, journal) = (open(&partial)?, open(&journal_path)?);
+        let mode = mode_like(sources.iter().map(PathBuf::as_path).chain([path]));
+        let open = |path: &Path| growing(path, mode).map_err(|error| Error::io(&error, path));
+        let foreign = |path: &Path| {
+            let remedy = "move it away, or choose another name";
+            Error::new(ErrorKind::BadArgument, "what an interrupted build left, or nothing", "another file", remedy).at(path, None)
+        };
+        // A build begins its journal before the other file.
+        let has_tokens = fs::metadata(&partial).is_ok_and(|found| found.len() > 0);
+        if has_tokens && fs::symlink_metadata(&journal_path).is_err() {
+            return Err(foreign(&partial));
+        }
+        let mut journal = open(&journal_path)?;
+        let mut magic = Vec::new();
+        (&mut journal).take(MAGIC.len() as u64).read_to_end(&mut magic).map_err(|error| Error::io(&error, &journal_path))?;
+        if !MAGIC.starts_with(&magic) {
+            return Err(foreign(&journal_path));
+        }
+        journal.rewind().map_err(|error| Error::io(&error, &journal_path))?;
+        let tokens = open(&partial)?;
         let mut writer = Self { path: path.into(), info, tokens, journal, offsets: vec![0], hasher: Xxh3::new() };
         writer.resume().map_err(|error| Error::io(&error, partial))?;
         Ok(writer)

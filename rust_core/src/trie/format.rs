@@ -4,10 +4,9 @@
 //! [`ALIGN`]), then the checksum of each [`BLOCK_BYTES`] of the body. A trie in memory is the same bytes, so there is one way to read.
 
 use super::TrieInfo;
-use crate::disk::{BLOCK_BYTES, checksum_of, hidden};
-use crate::error::{Error, ErrorKind, Result};
-use std::fs::{self, File};
-use std::io::{self, Write};
+use crate::disk::{BLOCK_BYTES, aside, checksum_of, publish};
+use crate::error::{Error, Result};
+use std::io::Write;
 use std::path::Path;
 
 const MAGIC: &[u8; 8] = b"RDTRIE\0\0";
@@ -156,18 +155,6 @@ pub(super) fn seal(header: &Header, sections: [&[u8]; 8]) -> Vec<u8> {
 
 /// Writes beside `path`, flushes, and gives the file its name.
 pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    if path.file_name().is_none() {
-        return Err(Error::new(ErrorKind::BadArgument, "the path of a file", path.display().to_string(), ""));
-    }
-    let temporary = hidden(path, "tmp");
-    let write = || -> io::Result<()> {
-        let mut file = File::create(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    };
-    write().map_err(|error| {
-        let _ = fs::remove_file(&temporary);
-        Error::io(&error, path)
-    })
+    let mut file = aside(path, &[])?;
+    file.write_all(bytes).and_then(|()| publish(file, path)).map_err(|error| Error::io(&error, path))
 }
