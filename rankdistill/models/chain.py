@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from rankdistill.errors import WrongModelError
-from rankdistill.models.layout import IDENTITIES, read_modules, read_prompts, read_transformer
+from rankdistill.models.layout import IDENTITIES, model_type, read_modules, read_prompts, read_transformer
 from rankdistill.models.similarity import SIMILARITIES, Similarity
 from rankdistill.models.towers import read_json
 
@@ -170,12 +170,14 @@ def foreign_setting(config: Mapping[str, Any], changed: Mapping[str, tuple[Any, 
 
 
 def check_body(path: Path) -> None:
-    """Checks that a folder's body may be taken out of its chain, and then reads texts as it does there.
+    """Checks that a SentenceTransformer's body may be taken out of its chain, and then reads texts as it does there.
+
+    Folders of other classes of sentence-transformers are for the students of their kind to read.
 
     Raises:
         WrongModelError: if the folder has none, or its Transformer does more than run it.
     """
-    part = foreign_body(path)
+    part = foreign_body(path) if model_type(path) == "SentenceTransformer" else None
     if part is not None:
         expected, remedy = "an encoder, or a chain whose Transformer only runs it", "start from another encoder"
         raise WrongModelError(expected, part, remedy, str(path / "modules.json"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -499,6 +500,13 @@ def test_no_student_starts_from_a_body_that_reads_otherwise(student: Any, tmp_pa
     for part, folder in folders.items():
         with pytest.raises(WrongModelError, match=part):
             new_student(MarginMSEOptions(scores=("x",), output_dir=Path("x"), init=str(folder), student=student))
+
+
+@pytest.mark.parametrize("student", ["colbert", "splade"])
+def test_students_go_on_from_folders_of_their_own_kind(student: Any, tmp_path: Path, tiny_mlm_dir: Path) -> None:
+    options = MarginMSEOptions(scores=("x",), output_dir=Path("x"), init=str(tiny_mlm_dir), student=student)
+    new_student(options).save_pretrained(tmp_path)
+    assert new_student(replace(options, init=str(tmp_path))).architecture == student
 
 
 @pytest.mark.parametrize("student", ["dot", "multi-exit"])
