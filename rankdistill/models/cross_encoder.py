@@ -191,7 +191,7 @@ def _body_of(path: Path) -> Path:
         return path
     if kind != "CrossEncoder":
         check_body(path)
-        return path / dict(modules)["Transformer"]
+        return path / dict(modules).get("Transformer", "")
     config = read_json(path / "config_sentence_transformers.json")
     prompt = (config.get("prompts") or {}).get(config.get("default_prompt_name"))
     names = [name for name, _ in modules]
