@@ -13,6 +13,7 @@ __all__ = [
     "BadStoreError",
     "MissingDependencyError",
     "MissingIdsError",
+    "NotFiniteError",
     "RankDistillError",
     "WrongModelError",
 ]
@@ -39,6 +40,10 @@ class BadDataError(RankDistillError):
 
 class BadStoreError(RankDistillError):
     """A store of ours (scores, tokens, vectors) is torn, changed, foreign, of a later version, or built from something else."""
+
+
+class NotFiniteError(RankDistillError, ArithmeticError):
+    """A training whose loss or gradient is infinite or not a number; no model is written."""
 
 
 class WrongModelError(RankDistillError, ValueError):

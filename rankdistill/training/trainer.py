@@ -15,12 +15,14 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from rankdistill.errors import NotFiniteError
 from rankdistill.training.lora import load_trained, save_trained
 
 __all__ = ["Batch", "BatchSource", "Checkpointable", "DistillationTrainer", "Objective", "last_checkpoint"]
@@ -41,6 +43,10 @@ class BatchSource(Protocol):
 
     def __call__(self, epoch: int, step: int) -> Mapping[str, np.ndarray[Any, Any]]:
         """The batch of one step of one epoch, for this process."""
+        ...
+
+    def describe(self, epoch: int, step: int) -> str:
+        """Names the rows of that batch, for people who look for a bad one."""
         ...
 
 
@@ -96,8 +102,26 @@ def _only(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return item
 
 
+class _FiniteCheck(TrainerCallback):
+    """Stops a training that isn't finite before anything of it is logged, measured or written."""
+
+    def __init__(self, check: Callable[[], None]) -> None:
+        self._check = check
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if control.should_log or control.should_evaluate or control.should_save or control.should_training_stop:
+            self._check()
+
+
+_NEVER = torch.iinfo(torch.int64).max
+
+
 class DistillationTrainer(Trainer):
     """Trains `model` on `source` by `objective`, logging each term by its name.
+
+    Raises `NotFiniteError` at the first loss or gradient that is infinite or not a number. On a CPU that is in the step itself. A
+    GPU, or several processes, are asked only when something is logged, measured or written, since asking waits for all that they
+    have been given to do; the step that is named is the first all the same.
 
     A model may have `learning_rate_factors`, a mapping from the beginning of weights' names to what multiplies their
     learning rate; the schedule is the same for all.
@@ -121,9 +145,11 @@ class DistillationTrainer(Trainer):
         self._source, self._objective, self._validate = source, objective, validate
         self._only_trained = only_trained
         self._start_sums()
+        self._first_bad_step: Tensor | None = None
         # The Trainer asks for an eval data set when it's told to evaluate; ours is behind `validate`.
         super().__init__(model, args, train_dataset=_Steps(source), eval_dataset={} if validate else None, **kwargs)
         self.model_accepts_loss_kwargs = False
+        self.add_callback(_FiniteCheck(self.check_finite))
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The Trainer's, with weights in groups of their own where the model has learning rate factors."""
@@ -167,6 +193,7 @@ class DistillationTrainer(Trainer):
         for name, term in terms.items():
             self._term_sums[name] = self._term_sums.get(name, 0) + term.detach()
         self._term_count += 1
+        self._watch(loss)
         for name, array in inputs.items():
             if name.endswith("_mask"):
                 self._num_positions += array.numel()
@@ -176,10 +203,56 @@ class DistillationTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the mean of each term and the share of padding since the last log."""
         if "loss" in logs and self._term_count:
-            logs |= {f"loss/{name}": float(total) / self._term_count for name, total in self._term_sums.items()}
-            logs["padding"] = round(1 - int(self._num_tokens) / max(1, self._num_positions), 4)
+            names, totals = list(self._term_sums), self._over_ranks([*self._term_sums.values()])
+            count = self._term_count * self.args.world_size
+            logs |= {f"loss/{name}": total / count for name, total in zip(names, totals, strict=True)}
+            num_tokens, num_positions = self._over_ranks([self._num_tokens, self._num_positions])
+            logs["padding"] = round(1 - num_tokens / max(1, num_positions), 4)
             self._start_sums()
         super().log(logs, start_time)
+
+    def _over_ranks(self, values: list[Tensor | int]) -> list[float]:
+        """Sums over all processes, as the Trainer's own mean of the loss is over all of them."""
+        if self.args.world_size == 1:
+            return [float(value) for value in values]
+        column = torch.stack([torch.as_tensor(value, dtype=torch.float64).to(self.args.device) for value in values])
+        sums: list[float] = self.accelerator.reduce(column, "sum").tolist()
+        return sums
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
+        if isinstance(norm, Tensor):
+            self._watch(norm)
+        return norm
+
+    def _watch(self, value: Tensor) -> None:
+        """Remembers the first step with a value that isn't finite, where the value is; a CPU by itself says so at once."""
+        bad = torch.where(value.detach().isfinite(), _NEVER, self.state.global_step)
+        self._first_bad_step = bad if self._first_bad_step is None else torch.minimum(self._first_bad_step, bad)
+        if bad.device.type == "cpu" and self.args.world_size == 1:
+            self.check_finite()
+
+    def check_finite(self) -> None:
+        """Refuses to go on after a loss or gradient that wasn't finite, in any process; all of them must call.
+
+        Raises:
+            NotFiniteError: with the step, its terms and its rows.
+        """
+        if self._first_bad_step is None:
+            return
+        local = self._first_bad_step.reshape(1)
+        first = int(local if self.args.world_size == 1 else self.accelerator.gather(local).min())
+        if first == _NEVER:
+            return
+        said = [self._bad_step(first)] if int(local) == first else []
+        said = said if self.args.world_size == 1 else gather_object(said)
+        remedy = "correct or leave out such a row if its scores are large; otherwise lower --learning-rate or --teacher-scale"
+        raise NotFiniteError("finite losses and gradients", "; ".join(said), f"{remedy}. No model was written")
+
+    def _bad_step(self, step: int) -> str:
+        terms = [name for name, total in self._term_sums.items() if not np.isfinite(float(total))]
+        what = ", ".join(terms) or "the gradient"
+        return f"inf or nan in {what} of step {step + 1:,} ({self._source.describe(*divmod(step, self._source.num_steps))})"
 
     def _start_sums(self) -> None:
         self._term_sums: dict[str, Tensor | int] = {}
@@ -250,6 +323,8 @@ def last_checkpoint(folder: Path) -> Path | None:
     """
     whole: dict[int, Path] = {}
     for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        if path.is_symlink() or not path.is_dir() or not path.name.rpartition("-")[2].isdigit():
+            continue  # a user's
         try:
             json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):

@@ -25,7 +25,7 @@ from rankdistill.options import training as options_module
 from rankdistill.options.training import LOSS_TERMS, LossOptions, MarginMSEOptions
 from rankdistill.training.margin_mse import score_objective
 from rankdistill.training.rows import MemoryRows, place
-from rankdistill.training.run import prepare_folder
+from rankdistill.training.run_folder import prepare_folder
 from rankdistill.training.teacher import rows_of_triples
 from rankdistill.training.terms import PRESETS, TERMS, needs_dense_teacher, needs_in_batch, parse_loss, term_loss
 from rankdistill.training.trainer import DistillationTrainer, last_checkpoint

@@ -1,6 +1,7 @@
 //! Rows as columns, with ids held compactly.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 
 /// Marks a code that is an index into the block's own strings.
 pub(super) const STRING: u64 = 1 << 63;
@@ -58,6 +59,25 @@ impl Columns {
             self.ends.push(self.strings.len() as u64);
             STRING | (self.ends.len() as u64 - 1)
         })
+    }
+
+    /// A doc of a row that the row holds twice, if there is one.
+    pub(super) fn repeated(&self, docs: &[u64]) -> Option<u64> {
+        if let &[first, second] = docs
+            && first != second
+            && first & second & STRING == 0
+        {
+            return None; // nearly every row of two
+        }
+        let mut sorted = docs.to_vec();
+        sorted.sort_unstable();
+        if let Some(pair) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Some(pair[0]);
+        }
+        // Every string has a code of its own, even where it is the same string.
+        let strings = &sorted[sorted.partition_point(|&code| code < STRING)..];
+        let mut seen = HashSet::with_capacity(strings.len());
+        strings.iter().copied().find(|&code| !seen.insert(self.string(code)))
     }
 
     pub(super) fn push_pair(&mut self, query: u64, docs: [u64; 2], scores: [f32; 2]) {
