@@ -174,7 +174,9 @@ def _paths(value: str) -> list[Path]:
 
 def _content(value: str) -> str:
     paths = _paths(value)
-    weight = "" if Path(value).expanduser().exists() else value.rpartition(":")[2]
+    file, _, weight = value.rpartition(":")
+    if paths != [Path(file).expanduser()]:
+        weight = ""
     return fingerprint_of(weight, *map(_content_of, paths)) if paths else value
 
 

@@ -114,6 +114,7 @@ class _FiniteCheck(TrainerCallback):
 
 
 _NEVER = torch.iinfo(torch.int64).max
+_SUM, _GRADIENT = "the sum of the terms", "the gradient"
 
 
 class DistillationTrainer(Trainer):
@@ -145,7 +146,7 @@ class DistillationTrainer(Trainer):
         self._source, self._objective, self._validate = source, objective, validate
         self._only_trained = only_trained
         self._start_sums()
-        self._first_bad_step: Tensor | None = None
+        self._first_bad_steps: dict[str, Tensor] = {}
         # The Trainer asks for an eval data set when it's told to evaluate; ours is behind `validate`.
         super().__init__(model, args, train_dataset=_Steps(source), eval_dataset={} if validate else None, **kwargs)
         self.model_accepts_loss_kwargs = False
@@ -188,12 +189,13 @@ class DistillationTrainer(Trainer):
     ) -> Any:
         """The sum of the objective's terms."""
         terms = self._objective(model, inputs)
-        loss = torch.stack(list(terms.values())).sum()
+        values = torch.stack(list(terms.values()))
+        loss = values.sum()
         # Sums stay where they are until they're logged: a number asked of a GPU waits for all that it has been given to do.
         for name, term in terms.items():
             self._term_sums[name] = self._term_sums.get(name, 0) + term.detach()
         self._term_count += 1
-        self._watch(loss)
+        self._watch(_SUM, torch.cat([values, loss.reshape(1)]))
         for name, array in inputs.items():
             if name.endswith("_mask"):
                 self._num_positions += array.numel()
@@ -222,13 +224,14 @@ class DistillationTrainer(Trainer):
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
         if isinstance(norm, Tensor):
-            self._watch(norm)
+            self._watch(_GRADIENT, norm)
         return norm
 
-    def _watch(self, value: Tensor) -> None:
-        """Remembers the first step with a value that isn't finite, where the value is; a CPU by itself says so at once."""
-        bad = torch.where(value.detach().isfinite(), _NEVER, self.state.global_step)
-        self._first_bad_step = bad if self._first_bad_step is None else torch.minimum(self._first_bad_step, bad)
+    def _watch(self, kind: str, values: Tensor) -> None:
+        """Remembers the first step with a value that isn't finite, where the values are; a CPU by itself says so at once."""
+        bad = torch.where(values.detach().isfinite(), _NEVER, self.state.global_step).reshape(-1)
+        before = self._first_bad_steps.get(kind)
+        self._first_bad_steps[kind] = bad if before is None else torch.minimum(before, bad)
         if bad.device.type == "cpu" and self.args.world_size == 1:
             self.check_finite()
 
@@ -238,20 +241,24 @@ class DistillationTrainer(Trainer):
         Raises:
             NotFiniteError: with the step, its terms and its rows.
         """
-        if self._first_bad_step is None:
+        if not self._first_bad_steps:
             return
-        local = self._first_bad_step.reshape(1)
-        first = int(local if self.args.world_size == 1 else self.accelerator.gather(local).min())
+        local = torch.cat(list(self._first_bad_steps.values()))
+        first = int(local.min() if self.args.world_size == 1 else self.accelerator.gather(local).min())
         if first == _NEVER:
             return
-        said = [self._bad_step(first)] if int(local) == first else []
+        names = [
+            name
+            for name, step in zip([*self._term_sums, _SUM, _GRADIENT], local.tolist(), strict=False)
+            if step == first
+        ]
+        said = [self._bad_step(first, names)] if names else []
         said = said if self.args.world_size == 1 else gather_object(said)
         remedy = "correct or leave out such a row if its scores are large; otherwise lower --learning-rate or --teacher-scale"
         raise NotFiniteError("finite losses and gradients", "; ".join(said), f"{remedy}. No model was written")
 
-    def _bad_step(self, step: int) -> str:
-        terms = [name for name, total in self._term_sums.items() if not np.isfinite(float(total))]
-        what = ", ".join(terms) or "the gradient"
+    def _bad_step(self, step: int, names: list[str]) -> str:
+        what = ", ".join(name for name in names if name not in (_SUM, _GRADIENT)) or names[0]
         return f"inf or nan in {what} of step {step + 1:,} ({self._source.describe(*divmod(step, self._source.num_steps))})"
 
     def _start_sums(self) -> None:

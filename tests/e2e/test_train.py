@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -182,13 +183,19 @@ def test_resuming_reads_no_batch_that_was_trained_on(
         return original(self, epoch, step)
 
     monkeypatch.setattr(TowerSource, "__call__", spy)
-    train_margin_mse(options(score_file, conala, tiny_bert_dir, tmp_path / "run", max_steps=15, save_steps=15))
+    more: dict[str, object] = {"save_steps": 15, "lr_scheduler": "constant_with_warmup"}
+    train_margin_mse(options(score_file, conala, tiny_bert_dir, tmp_path / "run", max_steps=15, **more))
     assert asked == [(0, step) for step in range(12)] + [(1, step) for step in range(3)]
     asked.clear()
-    train_margin_mse(
-        options(score_file, conala, tiny_bert_dir, tmp_path / "run", max_steps=20, save_steps=15, resume=True)
-    )
+    longer = options(score_file, conala, tiny_bert_dir, tmp_path / "run", max_steps=20, resume=True, **more)
+    train_margin_mse(longer)
     assert asked == [(1, step) for step in range(3, 8)]
+    # Where the learning rate stays constant, a run made longer is the long run.
+    train_margin_mse(options(score_file, conala, tiny_bert_dir, tmp_path / "long", max_steps=20, **more))
+    assert_same_run(tmp_path / "long", tmp_path / "run")
+    falling = dataclasses.replace(longer, lr_scheduler="linear")
+    with pytest.raises(ValueError, match=r"other --lr-scheduler \('constant_with_warmup' before, 'linear' now\)"):
+        train_margin_mse(falling)
 
 
 WORKER = """

@@ -189,7 +189,7 @@ def test_rows_of_another_width(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("archive", ["gzip", "zstd"])
 def test_a_truncated_archive(tmp_path: Path, archive: str) -> None:
-    lines = [f"{i}.{i * 7919 % 1000}\t{i * i % 7}\t{i}\t{i * 31}\t{i * 17}\n".encode() for i in range(20_000)]
+    lines = [f"{i}.{i * 7919 % 1000}\t{i * i % 7}\t{i}\t{i * 31 + 1}\t{i * 17}\n".encode() for i in range(20_000)]
     content = b"".join(lines)
     packed = gzip.compress(content) if archive == "gzip" else b"".join(slow.zstd(line * 50) for line in lines[:500])
     path = write(tmp_path / "f", packed[: len(packed) * 2 // 3])

@@ -25,7 +25,6 @@ from rankdistill.options import training as options_module
 from rankdistill.options.training import LOSS_TERMS, LossOptions, MarginMSEOptions
 from rankdistill.training.margin_mse import score_objective
 from rankdistill.training.rows import MemoryRows, place
-from rankdistill.training.run_folder import prepare_folder
 from rankdistill.training.teacher import rows_of_triples
 from rankdistill.training.terms import PRESETS, TERMS, needs_dense_teacher, needs_in_batch, parse_loss, term_loss
 from rankdistill.training.trainer import DistillationTrainer, last_checkpoint
@@ -185,20 +184,6 @@ def options(folder: Path, **more: bool) -> MarginMSEOptions:
     return MarginMSEOptions(scores=("s.tsv",), collection="c", init="m", output_dir=folder, **more)  # type: ignore[arg-type]
 
 
-def test_an_earlier_run_is_not_overwritten_unasked(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    assert prepare_folder(options(run)) is None
-    (run / "config.json").write_text("{}")
-    with pytest.raises(FileExistsError, match="found a run; pass --resume or --overwrite"):
-        prepare_folder(options(run))
-    assert prepare_folder(options(run, overwrite=True)) is None
-    assert not any(run.iterdir())
-    (run / "thesis.tex").write_text("years of work")
-    with pytest.raises(FileExistsError, match="found other files"):
-        prepare_folder(options(run, overwrite=True))
-    assert (run / "thesis.tex").is_file()
-
-
 def test_a_torn_checkpoint_is_dropped_and_the_last_whole_one_found(tmp_path: Path) -> None:
     assert last_checkpoint(tmp_path) is None
     for step, state in ((5, json.dumps({})), (10, json.dumps({})), (15, '{"step'), (20, None)):
@@ -206,7 +191,9 @@ def test_a_torn_checkpoint_is_dropped_and_the_last_whole_one_found(tmp_path: Pat
         if state is not None:
             (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-5"]
+    (tmp_path / "checkpoint-notes").mkdir()  # a user's
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-5", "checkpoint-notes"]
 
 
 def test_the_fast_dtype_is_one_that_the_machine_was_asked_for() -> None:
@@ -234,6 +221,9 @@ class _OneBatch:
 
     def __call__(self, epoch: int, step: int) -> dict[str, Any]:
         return {"values": np.ones((2, 4, 6, 8), np.float32)}
+
+    def describe(self, epoch: int, step: int) -> str:
+        return "rows 1"
 
 
 @pytest.mark.parametrize("bf16", [True, False])
