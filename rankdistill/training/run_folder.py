@@ -7,6 +7,7 @@ Nothing else is ever deleted, and no run goes on in a folder without it.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -48,8 +49,9 @@ def prepare_folder(options: TrainingOptions, state: PartialState) -> Path | None
     Raises:
         FileExistsError: if the folder is used, and neither --resume nor --overwrite was given, or a run of ours didn't make it,
             or it holds files that no run wrote.
-        ValueError: if a run is to go on with other options, or an input lies in the folder.
+        ValueError: if a run is to go on with other options, or an input lies in the folder, or a number makes no sense.
     """
+    _check_numbers(options)
     if options.resume and options.overwrite:
         raise ValueError("expected one of --resume and --overwrite, found both")
     folder = options.output_dir
@@ -59,6 +61,31 @@ def prepare_folder(options: TrainingOptions, state: PartialState) -> Path | None
             check_same_options(folder, options)
     state.wait_for_everyone()
     return last_checkpoint(folder / "checkpoints") if options.resume else None
+
+
+# The Trainer takes some of these for something else: 0 checkpoints for all, 0 epochs for a model as it was.
+_AT_LEAST = {
+    "batch_size": 1,
+    "window_batches": 1,
+    "logging_steps": 1,
+    "save_steps": 1,
+    "keep_checkpoints": 1,
+    "num_workers": 0,
+    "weight_decay": 0,
+    "max_grad_norm": 0,
+}
+
+
+def _check_numbers(options: TrainingOptions) -> None:
+    wanted = {name: (f"of at least {least}", getattr(options, name) >= least) for name, least in _AT_LEAST.items()}
+    for name in ("num_epochs", "learning_rate"):
+        wanted[name] = ("above 0", 0 < getattr(options, name) < math.inf)
+    wanted["max_steps"] = ("of at least 1, or -1", options.max_steps >= 1 or options.max_steps == -1)
+    wanted["warmup_ratio"] = ("from 0 to 1", 0 <= options.warmup_ratio <= 1)
+    wanted["dropout"] = ("from 0 to below 1", options.dropout is None or 0 <= options.dropout < 1)
+    for name, (what, is_good) in wanted.items():
+        if not is_good:
+            raise ValueError(f"expected a --{name.replace('_', '-')} {what}, found {getattr(options, name)}")
 
 
 def _prepare(options: TrainingOptions, folder: Path) -> None:

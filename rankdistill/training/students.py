@@ -69,6 +69,11 @@ def settled(options: MarginMSEOptions) -> MarginMSEOptions:
     without_rank = _given(MarginMSEOptions, options, "lora")
     if without_rank and not options.lora.rank:
         raise ValueError(f"{without_rank[0]} is for adapters: give them a --lora.rank")
+    if options.dev_split is None:
+        validating = ("dev_collection", "dev_queries", "dev_mode", "dev_depth", "eval_steps", "metric", "patience")
+        given = [flag for name in validating for flag in _given(MarginMSEOptions, options, name)]
+        if given:
+            raise ValueError(f"{given[0]} is for validation: give it a --dev-split")
     if options.loss is not None:
         return options
     in_batch = ARCHITECTURES[options.student].scores_in_batch

@@ -118,6 +118,24 @@ def test_resume_and_overwrite_exclude_each_other(tmp_path: Path) -> None:
         prepare_folder(options(tmp_path / "run", resume=True, overwrite=True), STATE)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"keep_checkpoints": 0}, "a --keep-checkpoints of at least 1, found 0"),
+        ({"num_epochs": 0.0}, "a --num-epochs above 0, found 0.0"),
+        ({"num_epochs": float("nan")}, "a --num-epochs above 0, found nan"),
+        ({"max_steps": 0}, "a --max-steps of at least 1, or -1, found 0"),
+        ({"learning_rate": float("inf")}, "a --learning-rate above 0, found inf"),
+        ({"warmup_ratio": 1.5}, "a --warmup-ratio from 0 to 1, found 1.5"),
+        ({"dropout": 1.0}, "a --dropout from 0 to below 1, found 1.0"),
+    ],
+)
+def test_numbers_that_make_no_sense(tmp_path: Path, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"expected {message}"):
+        prepare_folder(options(tmp_path / "run", **given), STATE)
+    assert not (tmp_path / "run").exists()
+
+
 def made(kind: type[TrainingOptions], folder: Path) -> TrainingOptions:
     needed: dict[type[TrainingOptions], dict[str, Any]] = {
         MarginMSEOptions: {"scores": ("s",)},
@@ -132,7 +150,9 @@ def other_value(value: Any) -> Any:
     """Another value of the type; what an option allows is none of this check's business."""
     if isinstance(value, bool):
         return not value
-    return value + 1 if isinstance(value, int | float) else "other"
+    if isinstance(value, float):
+        return value * 2 + 0.01
+    return value + 2 if isinstance(value, int) else "other"
 
 
 @pytest.mark.parametrize("kind", [MarginMSEOptions, TeacherOptions, GenreOptions, PretrainOptions])
@@ -151,7 +171,7 @@ def test_each_option_that_decides_numbers_must_be_the_same(tmp_path: Path, kind:
             new, flag = dataclasses.replace(old, **{first: other_value(getattr(old, first))}), f"{flag}.{first}"  # type: ignore[type-var]
             flag = flag.replace("_", "-")
         else:
-            new = other_value(old)
+            new = 0.5 if field.name == "dropout" else other_value(old)
         changed = dataclasses.replace(again, **{field.name: new})
         if flag.removeprefix("--").replace("-", "_") in (*MAY_DIFFER, *INPUTS):
             assert prepare_folder(changed, STATE) is not None, field.name
