@@ -34,7 +34,7 @@ _WRITTEN = (
     _MARKER,
     "config.json",
     "metrics.json",
-    ".*.tmp",
+    ".*.lock",
     "checkpoints/runs/*/events.out.tfevents.*",
     "checkpoints/checkpoint-*/rng_state*.pth",
 )
@@ -149,12 +149,16 @@ def _foreign(folder: Path) -> Iterator[str]:
             elif relative.startswith("stage-") and _is_run(path):
                 folders.remove(name)
                 yield from (f"{relative}/{file}" for file in _foreign(path))
-            elif _is_torn(path, relative):
+            elif _is_torn(path, relative) or _is_aside(name):
                 folders.remove(name)
         for name in names:
             path = Path(root, name)
             relative = path.relative_to(folder).as_posix()
-            ours = _plain_name(relative) in written or any(_matches(relative, pattern) for pattern in _WRITTEN)
+            ours = (
+                _is_aside(name)
+                or _plain_name(relative) in written
+                or any(_matches(relative, pattern) for pattern in _WRITTEN)
+            )
             if path.is_symlink() or not ours:
                 yield relative
 
@@ -162,6 +166,11 @@ def _foreign(folder: Path) -> Iterator[str]:
 def _is_torn(path: Path, relative: str) -> bool:
     """Whether it's a checkpoint that a kill tore: nobody else writes there meanwhile."""
     return bool(re.fullmatch(r"checkpoints/checkpoint-\d+", relative)) and not (path / "trainer_state.json").is_file()
+
+
+def _is_aside(name: str) -> bool:
+    """Whether it's what a kill left of something that had not got its name yet."""
+    return name.startswith(".") and name.endswith(".tmp")
 
 
 def _matches(relative: str, pattern: str) -> bool:

@@ -228,7 +228,9 @@ def test_two_processes_see_each_row_once_and_train_the_same_model_as_one(
     one = train_margin_mse(options(score_file, conala, bert, tmp_path / "one", batch_size=16, **more))
     worker = tmp_path / "worker.py"
     worker.write_text(WORKER)
-    two = options(score_file, conala, bert, tmp_path / "two", batch_size=8, **more, mini_batch_size=mini_batch_size)
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    more |= {"mini_batch_size": mini_batch_size, "overwrite": True}
+    two = options(score_file, conala, bert, tmp_path / "two", batch_size=8, **more)
     launch = [
         sys.executable,
         "-m",

@@ -44,6 +44,8 @@ def finished_run(of: TrainingOptions) -> Path:
     (events / "events.out.tfevents.1.host").write_text("")
     (folder / "checkpoints" / "checkpoint-9").mkdir()  # torn: a kill came before its trainer state
     (folder / "checkpoints" / "checkpoint-9" / "model.safetensors").write_text("")
+    (folder / ".model.1a.tmp").mkdir()  # a kill came before it got its name
+    (folder / ".model.1a.tmp" / "config.json").write_text("")
     (folder / "metrics.json").write_text("{}")
     return folder
 
