@@ -18,6 +18,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from rankdistill.errors import NotFiniteError
 from rankdistill.formats.collection import open_collection
 from rankdistill.models.dot import DotModel
 from rankdistill.options.training import LoraOptions, MarginMSEOptions, TeacherOptions
@@ -198,6 +199,23 @@ def test_resuming_reads_no_batch_that_was_trained_on(
         train_margin_mse(falling)
 
 
+def test_a_loss_that_is_not_finite_names_its_rows_and_leaves_no_model(
+    tmp_path: Path, score_file: Path, conala: Path, tiny_bert_dir: Path
+) -> None:
+    lines = score_file.read_text().splitlines(keepends=True)
+    positive, negative, query_id, *docs = lines[4].rstrip().split("\t")
+    lines[4] = "\t".join(["1e12", negative, query_id, *docs]) + "\n"
+    (tmp_path / "scores.tsv").write_text("".join(lines))
+    given = options(
+        tmp_path / "scores.tsv", conala, tiny_bert_dir, tmp_path / "run", teacher_scale=1e20, loss=("margin-mse",)
+    )
+    message = rf"inf or nan in margin-mse of step \d+ \(rows .*; the largest score is 1e\+12, in row 5, of query '{query_id}'\)"
+    with pytest.raises(NotFiniteError, match=message):
+        train_margin_mse(given)
+    assert not (tmp_path / "run" / "model").exists()
+    assert not list((tmp_path / "run").glob("checkpoints/checkpoint-*"))
+
+
 WORKER = """
 import os, sys
 from rankdistill.cli import main
@@ -245,6 +263,9 @@ def test_two_processes_see_each_row_once_and_train_the_same_model_as_one(
     assert done.returncode == 0, done.stderr[-3000:]
     seen = Counter(int(row) for rank in (0, 1) for row in (tmp_path / f"rows.{rank}").read_text().split())
     assert seen == Counter(range(NUM_ROWS))
+    # Terms are means over both processes, as the loss is.
+    for entry in history(tmp_path / "two"):
+        assert entry["loss/margin-mse"] == pytest.approx(entry["loss"], rel=1e-4)
     weights, parallel = (load_file(path / "model.safetensors") for path in (one, tmp_path / "two" / "model"))
     for name, values in weights.items():
         # Attention ignores what all keys share, so the gradient of a key's bias is rounding noise, which Adam makes big.
