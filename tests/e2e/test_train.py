@@ -203,7 +203,7 @@ def test_a_loss_that_is_not_finite_names_its_rows_and_leaves_no_model(
     tmp_path: Path, score_file: Path, conala: Path, tiny_bert_dir: Path
 ) -> None:
     lines = score_file.read_text().splitlines(keepends=True)
-    positive, negative, query_id, *docs = lines[4].rstrip().split("\t")
+    _, negative, query_id, *docs = lines[4].rstrip().split("\t")
     lines[4] = "\t".join(["1e12", negative, query_id, *docs]) + "\n"
     (tmp_path / "scores.tsv").write_text("".join(lines))
     given = options(

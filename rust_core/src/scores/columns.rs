@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// Marks a code that is an index into the block's own strings.
 pub(super) const STRING: u64 = 1 << 63;
@@ -69,15 +70,21 @@ impl Columns {
         {
             return None; // nearly every row of two
         }
-        let mut sorted = docs.to_vec();
-        sorted.sort_unstable();
-        if let Some(pair) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Some(pair[0]);
+        // Docs whose hashes differ are different; few rows have two with the same one of so many.
+        const NUM_HASHES: usize = 1 << 14;
+        let mut seen = [0u64; NUM_HASHES / 64];
+        let mut collides = false;
+        for &doc in docs {
+            let hash = if doc & STRING == 0 { doc } else { xxh3_64(self.string(doc).as_bytes()) };
+            let bit = (hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 50) as usize;
+            collides |= seen[bit / 64] >> (bit % 64) & 1 == 1;
+            seen[bit / 64] |= 1 << (bit % 64);
         }
-        // Every string has a code of its own, even where it is the same string.
-        let strings = &sorted[sorted.partition_point(|&code| code < STRING)..];
-        let mut seen = HashSet::with_capacity(strings.len());
-        strings.iter().copied().find(|&code| !seen.insert(self.string(code)))
+        if !collides {
+            return None;
+        }
+        let mut seen = HashSet::with_capacity(docs.len());
+        docs.iter().copied().find(|&doc| !seen.insert(self.id(doc)))
     }
 
     pub(super) fn push_pair(&mut self, query: u64, docs: [u64; 2], scores: [f32; 2]) {
