@@ -207,7 +207,7 @@ def test_a_loss_that_is_not_finite_names_its_rows_and_leaves_no_model(
     lines[4] = "\t".join(["1e12", negative, query_id, *docs]) + "\n"
     (tmp_path / "scores.tsv").write_text("".join(lines))
     given = options(
-        tmp_path / "scores.tsv", conala, tiny_bert_dir, tmp_path / "run", teacher_scale=1e20, loss=("margin-mse",)
+        tmp_path / "scores.tsv", conala, tiny_bert_dir, tmp_path / "run", teacher_scale=1e8, loss=("margin-mse",)
     )
     message = rf"inf or nan in margin-mse of step \d+ \(rows .*; the largest score is 1e\+12, in row 5, of query '{query_id}'\)"
     with pytest.raises(NotFiniteError, match=message):
