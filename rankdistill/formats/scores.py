@@ -33,6 +33,7 @@ __all__ = [
     "ScorePaths",
     "ScoreReader",
     "ScoreWriter",
+    "content_fingerprint",
     "read_scores",
     "resolve_paths",
     "skips",
@@ -212,6 +213,11 @@ def read_scores(
         start=start or Position(),
     )
     return ScoreReader(core, names)
+
+
+def content_fingerprint(paths: Sequence[_Path]) -> str:
+    """32 hex characters that name the content of files of any kind, whatever they are called; samples of large ones count."""
+    return _core.score_fingerprint(paths)
 
 
 def skips(on_bad_row: str) -> bool:

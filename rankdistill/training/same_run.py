@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rankdistill import _core
 from rankdistill.errors import BadDataError
 from rankdistill.formats.cache import fingerprint_of
+from rankdistill.formats.scores import content_fingerprint
 from rankdistill.options.training import TrainingOptions
 
 __all__ = [
@@ -183,6 +183,6 @@ def _content(value: str) -> str:
 def _content_of(path: Path) -> str:
     """Names the content of a file (samples, beyond 64 MiB), or of a folder's files without hidden ones and model cards."""
     if path.is_file():
-        return _core.score_fingerprint([str(path)])
+        return content_fingerprint([path])
     files = [file for file in sorted(path.rglob("[!.]*")) if file.is_file() and file.suffix != ".md"]
-    return fingerprint_of(*((file.relative_to(path), _core.score_fingerprint([str(file)])) for file in files))
+    return fingerprint_of(*((file.relative_to(path), content_fingerprint([file])) for file in files))
