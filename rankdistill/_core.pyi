@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "DEBUG_BUILD",
+    "MAX_SCORE",
     "IdTable",
     "LinkAutomaton",
     "ScoreBlock",
@@ -30,6 +31,7 @@ __all__ = [
 
 __version__: str
 DEBUG_BUILD: bool
+MAX_SCORE: float
 
 @final
 class IdTable:
@@ -304,6 +306,7 @@ class ScoreReader:
         skip: bool,
         block_rows: int,
         max_line_bytes: int,
+        max_score: float,
         start: tuple[int, int, int, int, int],
     ) -> ScoreReader: ...
     def next_block(self) -> ScoreBlock | None:

@@ -14,6 +14,7 @@ __all__ = [
     "InUseError",
     "MissingDependencyError",
     "MissingIdsError",
+    "NotFiniteError",
     "NothingDoneError",
     "RankDistillError",
     "WrongModelError",
@@ -41,6 +42,10 @@ class BadDataError(RankDistillError):
 
 class BadStoreError(RankDistillError):
     """A store of ours (scores, tokens, vectors) is torn, changed, foreign, of a later version, or built from something else."""
+
+
+class NotFiniteError(RankDistillError, ArithmeticError):
+    """A training whose loss or gradient is infinite or not a number; no model is written."""
 
 
 class WrongModelError(RankDistillError, ValueError):

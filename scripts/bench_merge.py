@@ -33,7 +33,8 @@ def generate(folder: Path, num_rows: int) -> list[Path]:
     num_queries = max(1, num_rows // 100)
     queries = rng.choice(1_185_869, num_queries, replace=False)
     of_query = rng.integers(0, num_queries, num_rows)
-    positives, negatives = rng.integers(0, 8_841_823, num_queries)[of_query], rng.integers(0, 8_841_823, num_rows)
+    positives = rng.integers(0, 8_841_823, num_queries)[of_query]
+    negatives = (positives + rng.integers(1, 8_841_823, num_rows)) % 8_841_823  # another doc than the positive
     paths = []
     for teacher in range(TEACHERS):
         noise = np.random.default_rng(teacher + 1)

@@ -32,12 +32,13 @@ def generate(path: Path, num_rows: int) -> None:
 
     rng = np.random.default_rng(0)
     queries = np.sort(rng.choice(1_185_869, 400_000, replace=False))
+    positives, others = rng.integers(0, 8_841_823, num_rows), rng.integers(1, 8_841_823, num_rows)
     columns = {
         NAMES[0]: rng.normal(6, 3, num_rows).astype(np.float32),
         NAMES[1]: rng.normal(-4, 4, num_rows).astype(np.float32),
         NAMES[2]: queries[rng.integers(0, len(queries), num_rows)],
-        NAMES[3]: rng.integers(0, 8_841_823, num_rows),
-        NAMES[4]: rng.integers(0, 8_841_823, num_rows),
+        NAMES[3]: positives,
+        NAMES[4]: (positives + others) % 8_841_823,  # another doc than the positive
     }
     pl.DataFrame(columns).write_csv(path, include_header=False, separator="\t")
 

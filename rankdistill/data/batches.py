@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rankdistill.data.shuffle import permuted_positions
 
-__all__ = ["BatchPlan", "Plan", "length_grouped", "pad_lists", "padding_share", "row_blocks"]
+__all__ = ["BatchPlan", "Plan", "length_grouped", "named_rows", "pad_lists", "padding_share", "row_blocks"]
 
 Rows = NDArray[np.int64]
 
@@ -24,12 +24,14 @@ class Plan(ABC):
     A step's rows over all ranks are the same for every `world_size` with the same `batch_size * world_size`.
 
     Attributes:
+        num_rows: rows that there are.
         batch_size: rows of a step on one rank.
         seed: decides which rows.
         world_size: number of ranks.
         rank: this one, from 0.
     """
 
+    num_rows: int
     batch_size: int
     seed: int = 0
     world_size: int = 1
@@ -59,6 +61,11 @@ class Plan(ABC):
     def num_dropped_rows(self) -> int:
         """Rows of each epoch that no rank gets."""
 
+    @property
+    @abstractmethod
+    def why_dropped(self) -> str:
+        """Why no rank gets them."""
+
     @abstractmethod
     def _global_rows(self, epoch: int, step: int) -> Rows:
         """Rows of all ranks in one step, which `num_steps` has."""
@@ -82,6 +89,12 @@ class Plan(ABC):
         """Rows of this rank for every step of an epoch, from `start`."""
         for step in range(start, self.num_steps):
             yield self.rows(epoch, step)
+
+
+def named_rows(rows: Rows) -> str:
+    """The first of some rows for a message, counted from 1, in order."""
+    first = ", ".join(f"{row + 1:,}" for row in np.sort(rows)[:8])
+    return f"rows {first}" + (f" and {len(rows) - 8:,} more" if len(rows) > 8 else "")
 
 
 def row_blocks(num_rows: int) -> Iterator[Rows]:
@@ -117,7 +130,6 @@ class BatchPlan(Plan):
     Cost: O(window) for the first step asked of a window, nothing for the others.
 
     Attributes:
-        num_rows: rows of an epoch.
         window_batches: rows are shuffled globally, then grouped by length inside windows of this many global batches;
             1 doesn't group.
         lengths: rows -> what to group by (tokens of the longest doc, say).
@@ -125,7 +137,6 @@ class BatchPlan(Plan):
             possible, and left out only if a rank would get nothing.
     """
 
-    num_rows: int
     window_batches: int = 1
     lengths: Callable[[Rows], NDArray[Any]] | None = None
     drop_last: bool = False
@@ -136,9 +147,12 @@ class BatchPlan(Plan):
                 raise ValueError(f"expected {name} of 1 or more, found {getattr(self, name)}")
         super().__post_init__()
         if not self.num_steps:
+            least = self.global_batch if self.drop_last else self.world_size
+            remedy = (
+                "lower batch_size or leave drop_last off" if self.drop_last else "start fewer processes or add rows"
+            )
             raise ValueError(
-                f"expected rows for a step of {self.world_size} ranks, found {self.num_rows}; lower batch_size"
-                + (" or leave drop_last off" if self.drop_last else "")
+                f"expected {least:,} rows or more for a step of {self.world_size} processes, found {self.num_rows:,}; {remedy}"
             )
 
     @property
@@ -146,6 +160,11 @@ class BatchPlan(Plan):
         """As in `Plan`: the last global batch, if it's left out."""
         rest = self.num_rows % self.global_batch
         return rest if self.drop_last or rest < self.world_size else 0
+
+    @property
+    def why_dropped(self) -> str:
+        """As in `Plan`."""
+        return f"too few for a last step of {self.world_size} processes"
 
     @property
     def num_steps(self) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rankdistill.data.batches import BatchPlan, pad_lists
+from rankdistill.data.batches import BatchPlan, named_rows, pad_lists
 from rankdistill.data.masking import NOT_MASKED, mask_tokens
 from rankdistill.data.tokens import TokenStore, num_special
 from rankdistill.errors import BadDataError
@@ -188,6 +188,10 @@ class PackedPairs:
         self.runs, self.tokens, self.plan, self.markers = runs, tokens, plan, markers
         self.room, self.mask_rate = room, mask_rate
         self.num_steps, self.num_rows = plan.num_steps, plan.num_rows
+
+    def describe(self, epoch: int, step: int) -> str:
+        """Names the snippets that a batch's items begin with, by their places in the corpus."""
+        return named_rows(self.runs.rows[self.runs.starts[self.plan.rows(epoch, step)]]) + " of the snippets"
 
     def item(self, epoch: int, run: int) -> tuple[Array, Array, bool]:
         """Token ids [L] as the model sees them, targets [L], and whether both halves are of one repository."""

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from rankdistill.data.scores_report import Spread, spread_table
 from rankdistill.errors import BadDataError
-from rankdistill.formats.scores import OnBadRow, ScoreFormat, ScorePaths, ScoreWriter, read_scores
+from rankdistill.formats.scores import MAX_SCORE, OnBadRow, ScoreFormat, ScorePaths, ScoreWriter, read_scores
 from rankdistill.formats.writing import locked
 from rankdistill.options.scores import ScoresCleanOptions
 
@@ -85,7 +85,8 @@ def clean_scores(
         output: compressed if it ends in .gz or .zst.
         min_margin: negatives with a smaller margin are left out: t- > t+ - min_margin.
         max_margin: negatives with a larger margin are left out.
-        clip: lowest and highest score; of margin files, lowest and highest margin.
+        clip: lowest and highest score; of margin files, lowest and highest margin. Then scores beyond `MAX_SCORE` are read,
+            too, as far as float32 holds them.
         num_docs: docs that each n-way row keeps, the positive included; rows that have fewer left are left out. As many
             as it had, without.
         format: as for `read_scores`.
@@ -100,9 +101,10 @@ def clean_scores(
         The filter t- > t+ - 3 is the default of sentence-transformers' MS MARCO examples.
     """
     _check(min_margin, max_margin, clip, num_docs)
-    reader = read_scores(paths, format=format, on_bad_row=on_bad_row)
+    max_score = MAX_SCORE if clip is None else np.inf
+    reader = read_scores(paths, format=format, on_bad_row=on_bad_row, max_score=max_score)
     low, high = (-np.inf if min_margin is None else min_margin), (np.inf if max_margin is None else max_margin)
-    before: list[NDArray[np.float32]] = []
+    before: list[NDArray[np.floating]] = []
     after: list[NDArray[np.float32]] = []
     below = above = clipped = rows_before = 0
     bar = tqdm(total=reader.total_bytes, desc="clean scores", unit="B", unit_scale=True, disable=not progress)
@@ -111,7 +113,9 @@ def clean_scores(
             rows_before += len(block)
             scores_RN = block.scores
             kept = _kept_docs(scores_RN, num_docs)
-            margins_RN = scores_RN[:, :1] - scores_RN[:, 1:]
+            is_huge = clip is not None and np.abs(scores_RN).max() > MAX_SCORE
+            wide_RN = scores_RN.astype(np.float64) if is_huge else scores_RN  # differences may leave float32
+            margins_RN = wide_RN[:, :1] - wide_RN[:, 1:]
             is_below, is_above = margins_RN < low, margins_RN > high
             below, above = below + int(is_below.sum()), above + int(is_above.sum())
             rows, columns_RN = _chosen(~(is_below | is_above), kept)

@@ -140,11 +140,9 @@ class TASPlan(Plan):
 
     Attributes:
         rows_by_cluster: what is drawn from.
-        num_rows: rows of the source, drawn from or not.
     """
 
     rows_by_cluster: TASRows
-    num_rows: int
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -158,6 +156,11 @@ class TASPlan(Plan):
     def num_dropped_rows(self) -> int:
         """Rows that are never drawn: their query has no other row, or no cluster."""
         return self.num_rows - len(self.rows_by_cluster.order)
+
+    @property
+    def why_dropped(self) -> str:
+        """As in `Plan`."""
+        return "their query has no other row, or no cluster"
 
     @property
     def num_steps(self) -> int:

@@ -162,15 +162,21 @@ def read_kd(path: str, format: KdFormat) -> Iterator[list[ScoredRow]]:
     """Rows of a published set, in chunks; hard negatives give a row for each positive, with all systems' negatives, each once.
 
     Raises:
-        BadDataError: for a row that lacks a column, an id, or a finite score; with its line, or row in parquet.
+        BadDataError: for a row that lacks a column, an id, or a finite score, or holds a doc twice; with its line, or row in
+            parquet.
     """
     chunk: list[ScoredRow] = []
     for number, record in _records(path, format):
         try:
-            chunk += _rows(record, format)
+            rows = _rows(record, format)
         except (KeyError, ValueError, TypeError, SyntaxError, AttributeError) as error:
             expected = f"{', '.join(_COLUMNS[format])} of the format {format}"
             raise BadDataError(expected, str(error), "correct the row", path, number) from error
+        for query, docs in rows:
+            if len({doc for doc, _ in docs}) < len(docs):
+                found = f"one twice (query {query!r})"
+                raise BadDataError("different docs in a row", found, "leave the repeated doc out", path, number)
+        chunk += rows
         if len(chunk) >= _CHUNK:
             yield chunk
             chunk = []

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = [
+    "MAX_SCORE",
     "OnBadRow",
     "Position",
     "ScoreBlock",
@@ -32,11 +33,15 @@ __all__ = [
     "ScorePaths",
     "ScoreReader",
     "ScoreWriter",
+    "content_fingerprint",
     "read_scores",
     "resolve_paths",
     "skips",
     "write_scores",
 ]
+
+MAX_SCORE = _core.MAX_SCORE
+"""The largest magnitude of a score, 1e12: with larger ones, the squared norm of a training's gradients may leave float32."""
 
 ScoreFormat: TypeAlias = Literal["auto", "ids", "text", "margin", "nway"]
 OnBadRow: TypeAlias = Literal["error", "skip"]
@@ -135,7 +140,7 @@ class ScoreReader(Iterator[ScoreBlock]):
 
     @property
     def bad_rows(self) -> dict[str, int]:
-        """Rows skipped so far, by kind: columns, score, empty_id, utf8, overlong, archive, json, width."""
+        """Rows skipped so far, by kind: columns, score, empty_id, utf8, overlong, archive, json, width, repeated."""
         return self._core.bad_rows
 
     @property
@@ -178,6 +183,7 @@ def read_scores(
     block_rows: int = 65536,
     start: Position | None = None,
     max_line_bytes: int = 1 << 20,
+    max_score: float = MAX_SCORE,
 ) -> ScoreReader:
     """Reads teacher score files as blocks of columns; memory doesn't grow with the files, and the GIL is released.
 
@@ -188,6 +194,8 @@ def read_scores(
         block_rows: at most this many rows a block. A block doesn't reach over two files, and ends early at 4 MiB of text.
         start: where to go on: at once in a plain file, by decompressing up to there in an archive.
         max_line_bytes: longer lines are bad rows.
+        max_score: rows with a score of a larger magnitude are bad rows: by default `MAX_SCORE` (1e12), beyond which gradients
+            leave float32; infinity reads all that are finite.
 
     Raises:
         BadDataError: at a bad row (with path, line, expected, found, remedy), unless they're skipped.
@@ -201,9 +209,15 @@ def read_scores(
         skip=skip,
         block_rows=block_rows,
         max_line_bytes=max_line_bytes,
+        max_score=max_score,
         start=start or Position(),
     )
     return ScoreReader(core, names)
+
+
+def content_fingerprint(paths: Sequence[_Path]) -> str:
+    """32 hex characters that name the content of files of any kind, whatever they are called; samples of large ones count."""
+    return _core.score_fingerprint(paths)
 
 
 def skips(on_bad_row: str) -> bool:
@@ -290,7 +304,8 @@ def write_scores(
         The number of rows.
 
     Raises:
-        ValueError: for a score that isn't finite, an id that the layout can't hold, or a row without two docs.
+        ValueError: for a score that isn't finite or is beyond `MAX_SCORE`, an id that the layout can't hold, a row without two
+            docs, or one that holds a doc twice.
     """
     if format not in ("ids", "text", "margin", "nway"):
         raise ValueError(f'expected format="ids", "text", "margin" or "nway", found {format!r}')

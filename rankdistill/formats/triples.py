@@ -31,7 +31,7 @@ def read_triples(path: str | os.PathLike[str]) -> list[Triple]:
     """Reads a file of triples, plain or .gz.
 
     Raises:
-        BadDataError: for a row without three non-empty columns, or an empty file.
+        BadDataError: for a row without three non-empty columns, or whose negative is its positive, or an empty file.
     """
     triples = []
     with _open(path) as lines:
@@ -41,6 +41,9 @@ def read_triples(path: str | os.PathLike[str]) -> list[Triple]:
                 found = f"{len(columns)} ({line[:60]!r})"
                 remedy = "write query_id, positive_id, negative_id"
                 raise BadDataError("3 tab-separated, non-empty columns", found, remedy, str(path), number)
+            if columns[1] == columns[2]:
+                remedy = "leave the row out"
+                raise BadDataError("a negative that isn't the positive", repr(columns[1]), remedy, str(path), number)
             triples.append(Triple(*columns))
     if not triples:
         raise BadDataError("at least one triple", "an empty file", "make triples with `rankdistill triples`", str(path))

@@ -84,8 +84,8 @@ class ScoreOptions:
     """Score the first --depth documents of each query of this TREC run: gives n-way JSON lines."""
 
     split: str | None = None
-    """With --candidates: put a relevant document of this split first; without one (or for a query that has none)
-    the best-scored candidate comes first."""
+    """With --candidates: put a relevant document of this split first, and leave the query's other relevant documents out of
+    its row; without a split (or for a query that has none) the best-scored candidate comes first."""
 
     depth: int = 30
     """With --candidates: documents a query. Queries with fewer candidates are left out and counted."""

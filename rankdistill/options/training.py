@@ -114,10 +114,14 @@ class TrainingOptions:
     """How many checkpoints are kept."""
 
     resume: bool = False
-    """Go on from the last whole checkpoint in --output-dir; starts afresh if there is none."""
+    """Go on from the last whole checkpoint in --output-dir; starts afresh if there is none. The options, the inputs' content
+    and the number of processes must be the same, but for --device, --torch-compile, --num-workers, --logging-steps,
+    --save-steps and --keep-checkpoints. More epochs need --lr-scheduler constant_with_warmup, since the other learning rates
+    depend on the number of steps."""
 
     overwrite: bool = False
-    """Delete what an earlier run left in --output-dir."""
+    """Delete the run in --output-dir, and start afresh. Only a folder that a run made is emptied, and only if it holds nothing
+    but what runs wrote."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +146,7 @@ class GenreOptions(TrainingOptions):
     linked texts (id, text, mentions with start, end, title), the text is written with { mention } [ Title ]."""
 
     encoder_layers: int | None = None
-    """Of an encoder that becomes both sides: keep its first layers on this side; all by default (as --num-layers)."""
+    """Of an encoder that becomes both sides: keep its first layers on this side; --num-layers by default."""
 
     decoder_layers: int | None = None
     """The same for the decoder."""

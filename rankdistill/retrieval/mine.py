@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Collection as Container
 from collections.abc import Sequence
+from typing import Literal
 
 from rankdistill.errors import NothingDoneError
 from rankdistill.formats.collection import Collection, open_collection
@@ -27,7 +28,15 @@ def draw_others(doc_ids: Sequence[str], number: int, without: Container[str], dr
 
 
 def draw_triples(
-    collection: Collection, split: str, negatives: str, *, num_negatives: int, depth: int, num_random: int, seed: int
+    collection: Collection,
+    split: str,
+    negatives: str,
+    *,
+    num_negatives: int,
+    depth: int,
+    num_random: int,
+    seed: int,
+    on_missing: Literal["error", "skip"] = "error",
 ) -> list[Triple]:
     """For every relevant doc, `num_negatives` different docs that aren't relevant, drawn from the first `depth` ranks.
 
@@ -37,11 +46,19 @@ def draw_triples(
         split: whose relevant docs.
         negatives: the ranking, "bm25" or the path of a TREC run.
         num_random: as many more, drawn from the whole collection.
+        on_missing: "skip" leaves out queries of the split that the collection lacks; BM25 can't search for them.
 
     Returns:
         Triples, grouped by query in the order of the split.
+
+    Raises:
+        MissingIdsError: for queries that the collection lacks, unless they are skipped.
+        NothingDoneError: if no triple can be drawn.
     """
     qrels = collection.qrels(split)
+    if on_missing == "skip":
+        rows = collection.query_rows(list(qrels)).tolist()
+        qrels = {query_id: judged for (query_id, judged), row in zip(qrels.items(), rows, strict=True) if row >= 0}
     run = bm25_search(collection, list(qrels), depth) if negatives == "bm25" else read_run(negatives)
     # A generator a query: which negatives a query gets doesn't depend on which other queries there are.
     triples = []
@@ -53,6 +70,11 @@ def draw_triples(
             chosen = draw.sample(others, min(num_negatives, len(others)))
             chosen += draw_others(collection.doc_ids, num_random, {*relevant, *chosen}, draw)
             triples += [Triple(query_id, positive, negative) for negative in chosen]
+    if not triples:
+        relevant_pairs = sum(grade > 0 for judged in qrels.values() for grade in judged.values())
+        found = f"none for {relevant_pairs:,} relevant documents of {len(qrels):,} queries"
+        remedy = "is the ranking of these queries, and has the split relevant documents?"
+        raise NothingDoneError(f"a triple of the split {split} with negatives of {negatives}", found, remedy)
     return triples
 
 
@@ -67,8 +89,6 @@ def make_triples(options: TriplesOptions) -> list[Triple]:
         num_random=options.num_random,
         seed=options.seed,
     )
-    remedy = f"check that {options.split} judges documents relevant, and that {options.negatives} ranks others for its queries"
-    NothingDoneError.check(len(triples), "triple", options.collection, remedy)
     if options.max_triples is not None:
         random.Random(options.seed).shuffle(triples)
         triples = triples[: options.max_triples]

@@ -108,8 +108,10 @@ def _rows(options: ScoreOptions, collection: Collection) -> tuple[list[tuple[str
     relevant = collection.qrels(options.split) if options.split is not None else {}
     rows, num_short = [], 0
     for query_id, found in read_run(options.candidates).items():
-        positives = [doc_id for doc_id, grade in relevant.get(query_id, {}).items() if grade > 0][:1]
-        doc_ids = list(dict.fromkeys(positives + [doc_id for doc_id, _ in ranked(found)]))[: options.depth]
+        positives = [doc_id for doc_id, grade in relevant.get(query_id, {}).items() if grade > 0]
+        # Doc 0 is the relevant one of the row: others that are relevant would count as its negatives.
+        others = [doc_id for doc_id, _ in ranked(found) if doc_id not in positives]
+        doc_ids = [*positives[:1], *others][: options.depth]
         if len(doc_ids) < options.depth:
             num_short += 1
         else:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import set_seed
 
-from rankdistill.data.batches import Plan, pad_lists
+from rankdistill.data.batches import Plan, named_rows, pad_lists
 from rankdistill.errors import BadDataError
 from rankdistill.formats.kilt import END_ENTITY, START_ENTITY, gold_titles, read_kilt, source_text
 from rankdistill.formats.linked_texts import is_linked_texts
@@ -30,7 +30,16 @@ from rankdistill.generation.titles import end_token, tokenize_titles
 from rankdistill.models.seq2seq import Seq2SeqModel
 from rankdistill.options.training import GenreOptions
 from rankdistill.training.linked_pairs import linked_pairs
-from rankdistill.training.run import alone, grouped_plan, prepare_folder, run_training, trainer_arguments, write_config
+from rankdistill.training.run import (
+    alone,
+    grouped_plan,
+    plan_facts,
+    run_training,
+    same_facts,
+    trainer_arguments,
+    write_config,
+)
+from rankdistill.training.run_folder import prepare_folder
 from rankdistill.training.trainer import Batch, DistillationTrainer, Objective
 
 __all__ = ["PairSource", "Pairs", "mixed_rows", "name_objective", "named_texts", "token_pairs", "train_genre"]
@@ -52,14 +61,15 @@ def train_genre(options: GenreOptions) -> Path:
         FileExistsError: if the output folder holds a run.
     """
     files = [_weighted(file) for file in options.files]
-    checkpoint = prepare_folder(options)
+    state = PartialState(cpu=options.device == "cpu")
+    checkpoint = prepare_folder(options, state)
     set_seed(options.seed)
     is_linked = [is_linked_texts(path) for path, _ in files]
     model = Seq2SeqModel.from_pretrained(
         options.init,
         device="cpu",
-        encoder_layers=options.encoder_layers if options.num_layers is None else options.num_layers,
-        decoder_layers=options.decoder_layers,
+        encoder_layers=options.num_layers if options.encoder_layers is None else options.encoder_layers,
+        decoder_layers=options.num_layers if options.decoder_layers is None else options.decoder_layers,
         dropout=options.dropout,
         special_tokens=(*MARKS, *LINK_MARKS) if any(is_linked) else MARKS,
         source_max_length=options.source_max_length,
@@ -75,13 +85,16 @@ def train_genre(options: GenreOptions) -> Path:
         len(decoder_prefix(model.model)) - 1,
     )
     rows = mixed_rows([len(own.sources) for own in found], [weight for _, weight in files], options.seed)
-    state = PartialState(cpu=options.device == "cpu")
     lengths = np.array([len(source) for source in pairs.sources], np.int64)
     ranks = {"world_size": state.num_processes, "rank": state.process_index}
     plan = grouped_plan(options, len(rows), lambda some: lengths[rows[some]], **ranks)
     source = PairSource(pairs, rows, plan, int(model.tokenizer.pad_token_id))
     arguments = trainer_arguments(options, source.num_steps)
-    facts: dict[str, Any] = {"pairs": [len(own.sources) for own in found], "rows_an_epoch": len(rows)}
+    facts: dict[str, Any] = {
+        "pairs": [len(own.sources) for own in found],
+        "rows_an_epoch": len(rows),
+        **plan_facts(plan),
+    }
     if linked:
         counts = {"linked_mentions": "num_mentions", "left_out": "num_left_out", "too_long": "num_too_long"}
         facts |= {name: sum(getattr(own, count) for own in linked.values()) for name, count in counts.items()}
@@ -91,7 +104,7 @@ def train_genre(options: GenreOptions) -> Path:
             file=sys.stderr,
         )
     if arguments.process_index == 0:
-        write_config(options, arguments, **facts)
+        write_config(options, arguments, same_facts(options, arguments, source.num_steps), checkpoint, **facts)
     objective = name_objective(options.label_smoothing)
     trainer = DistillationTrainer(model, arguments, source=source, objective=objective)
     return run_training(trainer, options, checkpoint, facts)
@@ -184,6 +197,10 @@ class PairSource:
     def __init__(self, pairs: Pairs, rows: NDArray[np.int64], plan: Plan, pad_id: int) -> None:
         self.pairs, self.rows, self.plan, self.pad_id = pairs, rows, plan, pad_id
         self.num_steps, self.num_rows = plan.num_steps, len(rows)
+
+    def describe(self, epoch: int, step: int) -> str:
+        """Names the pairs of a batch, by their places over all files."""
+        return f"{named_rows(self.rows[self.plan.rows(epoch, step)])} of the pairs"
 
     def __call__(self, epoch: int, step: int) -> Mapping[str, NDArray[Any]]:
         """Arrays: source_ids/source_mask [B, S], target_ids/target_mask [B, T], and labels [B, T], the token after each of

@@ -25,21 +25,31 @@ from rankdistill.data.masking import WordDrop
 from rankdistill.data.scores import ScoreStore, open_scores
 from rankdistill.data.tokens import cached_tokens
 from rankdistill.data.transforms import score_transform
+from rankdistill.formats.cache import fingerprint_of
 from rankdistill.formats.collection import Collection, collection_from_texts, open_collection
 from rankdistill.models.foreign import DenseModel
 from rankdistill.models.loading import ARCHITECTURES, Student, load_model
 from rankdistill.models.towers import BatchScores, Tower
 from rankdistill.options.training import LossOptions, MarginMSEOptions
+from rankdistill.records import Qrels
 from rankdistill.retrieval.bm25 import bm25_search
 from rankdistill.retrieval.index import searches
 from rankdistill.training.exits import ExitLoss, exit_loss
 from rankdistill.training.live_teacher import LiveTeacher
 from rankdistill.training.lora import add_adapters, count_weights
 from rankdistill.training.rows import BatchTeacher, CrossSource, DenseTeacher, Placed, TowerSource, place
-from rankdistill.training.run import alone, prepare_folder, run_training, total_steps, trainer_arguments, write_config
+from rankdistill.training.run import (
+    alone,
+    run_training,
+    same_facts,
+    total_steps,
+    trainer_arguments,
+    write_config,
+)
+from rankdistill.training.run_folder import prepare_folder
 from rankdistill.training.sampling import check_sampler, sampled_plan, sampling_facts
 from rankdistill.training.scales import scale_notice
-from rankdistill.training.students import check_terms, new_student, penalty_weights, settled
+from rankdistill.training.students import check_terms, new_student, penalty_weights, settled, warmup_steps
 from rankdistill.training.teacher_vectors import cached_vectors
 from rankdistill.training.terms import (
     TERMS,
@@ -54,7 +64,7 @@ from rankdistill.training.trainer import Batch, DistillationTrainer, Objective
 from rankdistill.training.validation import dev_qrels, validator
 from rankdistill.training.vocabulary import train_occurring_words
 
-__all__ = ["loss_weights", "score_objective", "train_margin_mse"]
+__all__ = ["collection_fingerprints", "loss_weights", "score_objective", "train_margin_mse"]
 
 
 def score_objective(
@@ -138,8 +148,8 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
             f"a {options.student} student is validated by --dev-mode rerank; it can't search all documents"
         )
     check_sampler(options)
-    checkpoint = prepare_folder(options)
     state = PartialState(cpu=options.device == "cpu")
+    checkpoint = prepare_folder(options, state)
     with state.main_process_first():  # the first process fills the caches, the others read them
         store = open_scores(options.scores, format=options.format, on_bad_row=options.on_bad_row)
     collection = _collection(options, store)
@@ -153,6 +163,7 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
     )
     restore = train_occurring_words(model, (source.queries, source.docs), options.weight_decay)
     penalties = penalty_weights(options, total_steps(options, source.num_steps))
+    dev = _dev_set(options, collection)
     with_dev = options.dev_split is not None
     arguments = trainer_arguments(
         options,
@@ -172,7 +183,10 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
     if adapters is not None:
         facts["weights_trained"], facts["weights"] = count_weights(model)
     if arguments.process_index == 0:
-        write_config(options, arguments, **facts)
+        same = same_facts(options, arguments, source.num_steps) | collection_fingerprints(options, collection)
+        if penalties:
+            same["penalties' warm-up"] = f"{warmup_steps(options, total_steps(options, source.num_steps))} steps"
+        write_config(options, arguments, same, checkpoint, **facts)
         if adapters is not None:
             print("{weights_trained:,} of {weights:,} weights are trained".format(**facts), file=sys.stderr)
     is_told = checkpoint is None and arguments.process_index == 0
@@ -182,7 +196,7 @@ def train_margin_mse(options: MarginMSEOptions) -> Path:
         arguments,
         source=source,
         objective=score_objective(weights, options, penalties, exit_loss(options), options.mini_batch_size, notice),
-        validate=_validation(options, collection) if with_dev else None,
+        validate=None if dev is None else _validation(options, *dev),
         only_trained=adapters is not None,
         callbacks=[EarlyStoppingCallback(options.patience)] if with_dev and options.patience else None,
     )
@@ -240,10 +254,25 @@ def _batch_teacher(options: MarginMSEOptions, collection: Collection) -> BatchTe
     return LiveTeacher.of(model, collection, options.in_batch_scale)
 
 
-def _validation(options: MarginMSEOptions, collection: Collection) -> Callable[[nn.Module], dict[str, float]]:
-    assert options.dev_split is not None
+def collection_fingerprints(options: MarginMSEOptions, collection: Collection) -> dict[str, str]:
+    """Names the content of the training's collection and of what it's validated on.
+
+    Args:
+        collection: of `options.collection`; what score files in text form hold, without.
+    """
+    dev = _dev_set(options, collection)
+    same = {} if options.collection is None else {"--collection": collection.fingerprint}
+    return same if dev is None else same | {"validation": fingerprint_of(dev[0].fingerprint, dev[1])}
+
+
+def _dev_set(options: MarginMSEOptions, collection: Collection) -> tuple[Collection, Qrels] | None:
+    if options.dev_split is None:
+        return None
     dev = open_collection(options.dev_collection) if options.dev_collection else collection
-    qrels = dev_qrels(dev, options.dev_split, options.dev_queries)
+    return dev, dev_qrels(dev, options.dev_split, options.dev_queries)
+
+
+def _validation(options: MarginMSEOptions, dev: Collection, qrels: Qrels) -> Callable[[nn.Module], dict[str, float]]:
     candidates = bm25_search(dev, list(qrels), options.dev_depth) if options.dev_mode == "rerank" else None
     measures = dict.fromkeys((options.metric, "nDCG@10", "RR@10"))
     return validator(dev, qrels, measures=tuple(measures), candidates=candidates, depth=options.dev_depth)

@@ -28,7 +28,16 @@ from rankdistill.formats.repositories import open_repositories
 from rankdistill.models.pretraining import Predictions, PretrainModel
 from rankdistill.options.pretraining import PretrainOptions
 from rankdistill.training.exits import exit_weights
-from rankdistill.training.run import alone, grouped_plan, prepare_folder, run_training, trainer_arguments, write_config
+from rankdistill.training.run import (
+    alone,
+    grouped_plan,
+    plan_facts,
+    run_training,
+    same_facts,
+    trainer_arguments,
+    write_config,
+)
+from rankdistill.training.run_folder import prepare_folder
 from rankdistill.training.trainer import Batch, DistillationTrainer, Objective
 
 __all__ = ["hold_out", "pretrain", "pretrain_objective", "pretrain_validator"]
@@ -47,7 +56,8 @@ def pretrain(options: PretrainOptions) -> Path:
         FileExistsError: if the output folder holds a run.
     """
     _check(options)
-    checkpoint = prepare_folder(options)
+    state = PartialState(cpu=options.device == "cpu")
+    checkpoint = prepare_folder(options, state)
     set_seed(options.seed)
     model = PretrainModel.from_pretrained(
         options.init,
@@ -66,7 +76,6 @@ def pretrain(options: PretrainOptions) -> Path:
             f"positions of {options.init}), found {options.max_length}"
         )
     snippets = open_repositories(options.corpus, options.glob, options.max_files)
-    state = PartialState(cpu=options.device == "cpu")
     with state.main_process_first():
         tokens = cached_tokens(snippets, "docs", model.tokenizer, room + num_special)
     lengths = tokens.lengths(np.arange(len(tokens))).astype(np.int64) - num_special
@@ -96,9 +105,11 @@ def pretrain(options: PretrainOptions) -> Path:
         "snippets_left_out_as_too_short": runs.num_short,
         "runs_of_snippets": len(train),
         "corpus_fingerprint": snippets.fingerprint,
+        **plan_facts(plan),
     }
     if arguments.process_index == 0:
-        write_config(options, arguments, **facts)
+        same = same_facts(options, arguments, source.num_steps) | {"--corpus": snippets.fingerprint}
+        write_config(options, arguments, same, checkpoint, **facts)
     weights = dict(zip(model.exits, exit_weights(options.weights, model.exits), strict=True))
     trainer = DistillationTrainer(
         model, arguments, source=source, objective=pretrain_objective(weights), validate=validate

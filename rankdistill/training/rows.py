@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rankdistill.data.batches import BatchPlan, Plan, row_blocks
+from rankdistill.data.batches import BatchPlan, Plan, named_rows, row_blocks
 from rankdistill.data.masking import WordDrop
 from rankdistill.data.tokens import TokenStore, pair_batch, pair_shape
 from rankdistill.data.transforms import ScoreTransform
@@ -183,6 +183,17 @@ class _Source:
     def __init__(self, placed: Placed, plan: Plan) -> None:
         self.placed, self.plan = placed, plan
         self.num_steps, self.num_rows = plan.num_steps, placed.num_rows
+
+    def describe(self, epoch: int, step: int) -> str:
+        """Names the rows of a batch, and of them the one with the score that is farthest from 0."""
+        rows = self.plan.rows(epoch, step)
+        rows = rows if self.placed.kept is None else self.placed.kept[rows]
+        queries_B, _, scores_BN = self.placed.rows.gather(rows)
+        largest_B = np.abs(scores_BN).max(1)
+        worst = int(largest_B.argmax())
+        query_id = self.placed.rows.query_ids[int(queries_B[worst])]
+        scored = f"; the largest score is {largest_B[worst]:.4g}, in row {rows[worst] + 1:,}, of query {query_id!r}"
+        return named_rows(rows) + (scored if largest_B[worst] else "")
 
 
 class TowerSource(_Source):

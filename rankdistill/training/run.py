@@ -8,7 +8,6 @@ import json
 import math
 import os
 import platform
-import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -20,19 +19,22 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import torch
 from transformers import TrainingArguments
 
-from rankdistill.data.batches import BatchPlan
+from rankdistill.data.batches import BatchPlan, Plan
 from rankdistill.formats.writing import locked, replacing_folder, save_json, save_text
 from rankdistill.models.loading import Model
 from rankdistill.models.precision import choose_device, fast_dtype
 from rankdistill.options.training import TrainingOptions
-from rankdistill.training.trainer import DistillationTrainer, last_checkpoint
+from rankdistill.training.run_folder import RecordCheckpoints, recorded
+from rankdistill.training.same_run import check_same_facts, command_name, input_fingerprints, plain
+from rankdistill.training.trainer import DistillationTrainer
 
 __all__ = [
     "alone",
     "grouped_plan",
     "model_card",
-    "prepare_folder",
+    "plan_facts",
     "run_training",
+    "same_facts",
     "total_steps",
     "trainer_arguments",
     "write_config",
@@ -42,29 +44,6 @@ _Options = TypeVar("_Options", bound=TrainingOptions)
 _More = ParamSpec("_More")
 
 _PACKAGES = ("rankdistill", "torch", "transformers", "accelerate", "tokenizers", "numpy")
-
-
-def prepare_folder(options: TrainingOptions) -> Path | None:
-    """Makes the run's folder.
-
-    Returns:
-        The checkpoint to resume from, if that's asked for and there is one.
-
-    Raises:
-        FileExistsError: if a run is there already, and neither --resume nor --overwrite was given.
-    """
-    folder = options.output_dir
-    used = folder.is_dir() and any(folder.iterdir())
-    if used and options.overwrite and not options.resume:
-        if not (folder / "config.json").is_file():
-            raise FileExistsError(
-                f"{folder}: expected an earlier run to overwrite, found other files; choose another --output-dir"
-            )
-        shutil.rmtree(folder)
-    elif used and not options.resume:
-        raise FileExistsError(f"{folder}: expected an empty folder, found a run; pass --resume or --overwrite")
-    folder.mkdir(parents=True, exist_ok=True)
-    return last_checkpoint(folder / "checkpoints") if options.resume else None
 
 
 def alone(train: Callable[Concatenate[_Options, _More], Path]) -> Callable[Concatenate[_Options, _More], Path]:
@@ -99,6 +78,32 @@ def grouped_plan(
         window_batches=options.window_batches,
         lengths=lengths,
     )
+
+
+def plan_facts(plan: Plan) -> dict[str, int]:
+    """What config.json says of a plan. Rows that no step has are said on standard error, too."""
+    if plan.num_dropped_rows and plan.rank == 0:
+        why = plan.why_dropped
+        print(f"{plan.num_dropped_rows:,} of {plan.num_rows:,} rows are left out of each epoch: {why}", file=sys.stderr)
+    return {"steps_per_epoch": plan.num_steps, "rows_dropped_per_epoch": plan.num_dropped_rows}
+
+
+def same_facts(options: TrainingOptions, arguments: TrainingArguments, num_steps: int) -> dict[str, Any]:
+    """What must be the same when a run goes on, beside its options: processes, the learning rate's schedule, inputs.
+
+    More epochs are the same run where the learning rate stays constant after the warm-up. Where it falls to 0 at the last step,
+    they would have had other rates from the first step on.
+
+    Args:
+        num_steps: steps an epoch.
+    """
+    warmup, total = arguments.warmup_steps, total_steps(options, num_steps)
+    length = "" if options.lr_scheduler == "constant_with_warmup" else f" over {total} steps"
+    return {
+        "processes": arguments.world_size,
+        "learning rates": f"{options.lr_scheduler}{length}, {warmup:g} of warm-up",
+        **input_fingerprints(options),
+    }
 
 
 def total_steps(options: TrainingOptions, num_steps: int) -> int:
@@ -141,6 +146,7 @@ def trainer_arguments(
         save_strategy="steps",
         save_steps=every,
         save_total_limit=options.keep_checkpoints,
+        logging_nan_inf_filter=False,  # it would log other numbers; the trainer stops instead
         eval_strategy="no" if eval_steps is None else "steps",
         eval_steps=eval_steps,
         load_best_model_at_end=metric is not None,
@@ -162,8 +168,24 @@ def _dtype(options: TrainingOptions, device: torch.device) -> torch.dtype:
     return fast_dtype(device) if name == "auto" else getattr(torch, name)
 
 
-def write_config(options: TrainingOptions, arguments: TrainingArguments | None, **facts: Any) -> None:
-    """config.json: all options, the versions, the machine and what was found in the data; enough to repeat the run."""
+def write_config(
+    options: TrainingOptions,
+    arguments: TrainingArguments | None,
+    same: Mapping[str, Any] | None = None,
+    checkpoint: Path | None = None,
+    **facts: Any,
+) -> None:
+    """config.json: all options, the versions, the machine and what was found in the data; enough to repeat the run.
+
+    Args:
+        same: what must be the same when the run goes on.
+        checkpoint: what it goes on from, if anything.
+
+    Raises:
+        ValueError: if it goes on from a checkpoint, and what must be the same isn't.
+    """
+    if checkpoint is not None:
+        check_same_facts(options.output_dir, same or {})
     versions = {}
     for package in _PACKAGES:
         try:
@@ -171,8 +193,8 @@ def write_config(options: TrainingOptions, arguments: TrainingArguments | None, 
         except PackageNotFoundError:
             continue
     config = {
-        "command": type(options).__name__.removesuffix("Options"),
-        "options": {key: _plain(value) for key, value in dataclasses.asdict(options).items()},
+        "command": command_name(options),
+        "options": plain(options),
         "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
         **({} if arguments is None else {"dtype": "bfloat16" if arguments.bf16 else "float32"}),
         "versions": versions,
@@ -182,7 +204,7 @@ def write_config(options: TrainingOptions, arguments: TrainingArguments | None, 
             "cpu": torch.backends.cpu.get_cpu_capability(),
             "threads": torch.get_num_threads(),
         },
-    } | {key: _plain(value) for key, value in facts.items()}
+    } | {key: _plain(value) for key, value in ({"same": same} | facts if same else facts).items()}
     save_json(options.output_dir / "config.json", config, indent=2)
 
 
@@ -222,6 +244,7 @@ def run_training(
     Returns:
         The folder of the trained model.
     """
+    trainer.add_callback(RecordCheckpoints(options.output_dir))
     started = time.perf_counter()
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.perf_counter() - started
@@ -237,7 +260,7 @@ def run_training(
             **(best if trainer.args.load_best_model_at_end else {}),
         }
         metrics = {"summary": summary, "log": trainer.state.log_history}
-        with replacing_folder(model_dir, last="config.json") as folder:
+        with recorded(options.output_dir, "model"), replacing_folder(model_dir, last="config.json") as folder:
             model.save_pretrained(folder)
             save_text(folder / "README.md", model_card(model, options, {**card, **summary}))
         # Last, since it says that the run is finished.

@@ -15,6 +15,7 @@ from rankdistill.formats.writing import save_array
 from rankdistill.options.training import MarginMSEOptions
 from rankdistill.retrieval.cluster import kmeans
 from rankdistill.training.rows import Placed, batch_plan
+from rankdistill.training.run import plan_facts
 from rankdistill.training.teacher_vectors import cached_query_vectors
 
 __all__ = ["check_sampler", "sampled_plan", "sampling_facts"]
@@ -101,7 +102,7 @@ def _made_clusters(
 
 def sampling_facts(plan: Plan) -> dict[str, int]:
     """What config.json tells of a plan."""
-    facts = {"steps_per_epoch": plan.num_steps, "rows_dropped_per_epoch": plan.num_dropped_rows}
+    facts = plan_facts(plan)
     if isinstance(plan, TASPlan):
         rows = plan.rows_by_cluster
         facts |= {

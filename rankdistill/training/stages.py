@@ -15,10 +15,13 @@ from typing import Any
 
 from accelerate import PartialState
 
+from rankdistill.formats.collection import open_collection
 from rankdistill.formats.writing import replacing_folder, save_json
 from rankdistill.options.training import MarginMSEOptions, Stage
-from rankdistill.training.margin_mse import loss_weights, train_margin_mse
-from rankdistill.training.run import alone, prepare_folder, write_config
+from rankdistill.training.margin_mse import collection_fingerprints, loss_weights, train_margin_mse
+from rankdistill.training.run import alone, write_config
+from rankdistill.training.run_folder import prepare_folder, recorded
+from rankdistill.training.same_run import check_same_facts, check_same_options, input_fingerprints
 from rankdistill.training.students import settled
 from rankdistill.training.terms import needs_dense_teacher, parse_loss
 
@@ -72,9 +75,8 @@ def run_stages(options: MarginMSEOptions, stages: Sequence[Stage] = ()) -> Path:
         return train_margin_mse(options)
     runs = stage_options(options, stages)
     state = PartialState(cpu=options.device == "cpu")
-    with state.main_process_first():
-        prepare_folder(options)
-    finished = [_finished(run, stage) for run, stage in zip(runs, stages, strict=True)]
+    prepare_folder(options, state)
+    finished = [_finished(run) for run in runs]
     state.wait_for_everyone()
     if state.is_main_process:
         write_config(options, None, stages=[_changes(stage) for stage in stages])
@@ -84,7 +86,7 @@ def run_stages(options: MarginMSEOptions, stages: Sequence[Stage] = ()) -> Path:
         state.wait_for_everyone()  # the next stage reads what the main process wrote
     model_dir = options.output_dir / "model"
     if state.is_main_process:
-        with replacing_folder(model_dir, last="config.json") as folder:
+        with recorded(options.output_dir, "model"), replacing_folder(model_dir, last="config.json") as folder:
             shutil.copytree(runs[-1].output_dir / "model", folder, dirs_exist_ok=True)
         summaries = [_read(run.output_dir / "metrics.json")["summary"] for run in runs]
         total = {key: sum(summary[key] for summary in summaries) for key in ("seconds", "steps")}
@@ -98,20 +100,18 @@ def _changes(stage: Stage) -> dict[str, Any]:
     return {key: value for key, value in dataclasses.asdict(stage).items() if value is not None}
 
 
-def _finished(run: MarginMSEOptions, stage: Stage) -> bool:
+def _finished(run: MarginMSEOptions) -> bool:
     """Whether a stage was run to its end. It must have been this one: a changed stage isn't passed off as trained."""
     try:
         _read(run.output_dir / "metrics.json")
     except (OSError, ValueError):  # not begun, killed, or killed while writing
         return False
-    trained = _read(run.output_dir / "config.json")["options"]
-    for key in (field.name for field in dataclasses.fields(stage)):
-        wanted, found = json.loads(json.dumps(getattr(run, key))), trained.get(key)
-        if wanted != found:
-            raise ValueError(
-                f"{run.output_dir}: expected a finished stage with {key}={wanted!r}, found one with {found!r}; "
-                "choose another --output-dir, or pass --overwrite without --resume"
-            )
+    check_same_options(run.output_dir, run, is_finished=True)
+    same = input_fingerprints(run)
+    if run.collection is not None:
+        same |= collection_fingerprints(run, open_collection(run.collection))
+    # How many processes trained it is no matter now; the options' numbers say how long.
+    check_same_facts(run.output_dir, same, without=("processes", "learning rates", "penalties' warm-up"))
     return True
 
 

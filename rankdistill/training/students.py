@@ -30,7 +30,7 @@ from rankdistill.options.training import MarginMSEOptions
 from rankdistill.training.schedules import quadratic_warmup
 from rankdistill.training.terms import TERMS, needs_in_batch
 
-__all__ = ["check_terms", "new_student", "penalty_weights", "settled"]
+__all__ = ["check_terms", "new_student", "penalty_weights", "settled", "warmup_steps"]
 
 _ENCODERS = tuple(name for name in ARCHITECTURES if name != TKModel.architecture)
 _TOWERS = tuple(name for name, kind in ARCHITECTURES.items() if issubclass(kind, Tower))
@@ -69,6 +69,11 @@ def settled(options: MarginMSEOptions) -> MarginMSEOptions:
     without_rank = _given(MarginMSEOptions, options, "lora")
     if without_rank and not options.lora.rank:
         raise ValueError(f"{without_rank[0]} is for adapters: give them a --lora.rank")
+    if options.dev_split is None:
+        validating = ("dev_collection", "dev_queries", "dev_mode", "dev_depth", "eval_steps", "metric", "patience")
+        given = [flag for name in validating for flag in _given(MarginMSEOptions, options, name)]
+        if given:
+            raise ValueError(f"{given[0]} is for validation: give it a --dev-split")
     if options.loss is not None:
         return options
     in_batch = ARCHITECTURES[options.student].scores_in_batch
@@ -178,9 +183,14 @@ def penalty_weights(options: MarginMSEOptions, num_steps: int) -> dict[str, Call
     if own.docs_weight < 0 or own.queries_weight < 0 or not 0 <= own.penalty_warmup <= 1:
         found = f"{own.docs_weight}, {own.queries_weight} and {own.penalty_warmup}"
         raise ValueError(f"expected penalties' weights of at least 0 and a warm-up between 0 and 1, found {found}")
-    warmup = round(own.penalty_warmup * num_steps)
+    warmup = warmup_steps(options, num_steps)
     peaks = {"flops-docs": own.docs_weight, f"{own.queries_penalty}-queries": own.queries_weight}
     return {name: partial(_warmed, peak, warmup) for name, peak in peaks.items()}
+
+
+def warmup_steps(options: MarginMSEOptions, num_steps: int) -> int:
+    """Steps over which the weights of penalties rise, of `num_steps` of the whole run."""
+    return round(options.splade.penalty_warmup * num_steps)
 
 
 def _warmed(peak: float, warmup: int, step: Tensor) -> Tensor:

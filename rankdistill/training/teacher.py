@@ -13,13 +13,22 @@ from transformers import set_seed
 
 from rankdistill import losses
 from rankdistill.data.tokens import cached_tokens
+from rankdistill.formats.cache import fingerprint_of
 from rankdistill.formats.collection import open_collection
 from rankdistill.formats.triples import Triple, read_triples
 from rankdistill.models.cross_encoder import CrossEncoderModel
 from rankdistill.options.training import TeacherOptions
 from rankdistill.retrieval.mine import draw_triples
 from rankdistill.training.rows import CrossSource, MemoryRows, batch_plan, place
-from rankdistill.training.run import alone, prepare_folder, run_training, trainer_arguments, write_config
+from rankdistill.training.run import (
+    alone,
+    plan_facts,
+    run_training,
+    same_facts,
+    trainer_arguments,
+    write_config,
+)
+from rankdistill.training.run_folder import prepare_folder
 from rankdistill.training.trainer import Batch, DistillationTrainer, Objective
 from rankdistill.training.vocabulary import train_occurring_words
 
@@ -67,7 +76,8 @@ def train_teacher(options: TeacherOptions) -> Path:
         MissingIdsError: if the triples name ids that the collection lacks.
         FileExistsError: if the output folder holds a run.
     """
-    checkpoint = prepare_folder(options)
+    state = PartialState(cpu=options.device == "cpu")
+    checkpoint = prepare_folder(options, state)
     set_seed(options.seed)
     model = CrossEncoderModel.from_pretrained(
         options.init,
@@ -89,9 +99,9 @@ def train_teacher(options: TeacherOptions) -> Path:
             depth=options.negative_depth,
             num_random=options.num_random,
             seed=options.seed,
+            on_missing=options.on_missing,
         )
     placed = place(rows_of_triples(triples), collection, on_missing=options.on_missing)
-    state = PartialState(cpu=options.device == "cpu")
     with state.main_process_first():
         queries = cached_tokens(collection, "queries", model.tokenizer, model.max_length)
         docs = cached_tokens(collection, "docs", model.tokenizer, model.max_length)
@@ -99,8 +109,14 @@ def train_teacher(options: TeacherOptions) -> Path:
     source = CrossSource.of(model.tokenizer, placed, plan, queries, docs, max_length=model.max_length)
     restore = train_occurring_words(model, (queries, docs), options.weight_decay)
     arguments = trainer_arguments(options, source.num_steps)
-    facts = {"triples": len(triples), "triples_left_out_for_missing_ids": len(triples) - placed.num_rows}
+    facts = {
+        "triples": len(triples),
+        "triples_left_out_for_missing_ids": len(triples) - placed.num_rows,
+        **plan_facts(plan),
+    }
     if arguments.process_index == 0:
-        write_config(options, arguments, **facts)
+        same = same_facts(options, arguments, source.num_steps)
+        same |= {"--collection": collection.fingerprint, "triples": fingerprint_of(*triples)}
+        write_config(options, arguments, same, checkpoint, **facts)
     trainer = DistillationTrainer(model, arguments, source=source, objective=teacher_objective(options.loss))
     return run_training(trainer, options, checkpoint, facts, restore)

@@ -15,12 +15,14 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from rankdistill.errors import NotFiniteError
 from rankdistill.training.lora import load_trained, save_trained
 
 __all__ = ["Batch", "BatchSource", "Checkpointable", "DistillationTrainer", "Objective", "last_checkpoint"]
@@ -41,6 +43,10 @@ class BatchSource(Protocol):
 
     def __call__(self, epoch: int, step: int) -> Mapping[str, np.ndarray[Any, Any]]:
         """The batch of one step of one epoch, for this process."""
+        ...
+
+    def describe(self, epoch: int, step: int) -> str:
+        """Names the rows of that batch, for people who look for a bad one."""
         ...
 
 
@@ -96,8 +102,27 @@ def _only(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return item
 
 
+class _FiniteCheck(TrainerCallback):
+    """Stops a training that isn't finite before anything of it is logged, measured or written."""
+
+    def __init__(self, check: Callable[[], None]) -> None:
+        self._check = check
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if control.should_log or control.should_evaluate or control.should_save or control.should_training_stop:
+            self._check()
+
+
+_NEVER = torch.iinfo(torch.int64).max
+_SUM, _GRADIENT = "the sum of the terms", "the gradient"
+
+
 class DistillationTrainer(Trainer):
     """Trains `model` on `source` by `objective`, logging each term by its name.
+
+    Raises `NotFiniteError` at the first loss or gradient that is infinite or not a number. On a CPU that is in the step itself. A
+    GPU, or several processes, are asked only when something is logged, measured or written, since asking waits for all that they
+    have been given to do; the step that is named is the first all the same.
 
     A model may have `learning_rate_factors`, a mapping from the beginning of weights' names to what multiplies their
     learning rate; the schedule is the same for all.
@@ -121,9 +146,11 @@ class DistillationTrainer(Trainer):
         self._source, self._objective, self._validate = source, objective, validate
         self._only_trained = only_trained
         self._start_sums()
+        self._first_bad_steps: dict[str, Tensor] = {}
         # The Trainer asks for an eval data set when it's told to evaluate; ours is behind `validate`.
         super().__init__(model, args, train_dataset=_Steps(source), eval_dataset={} if validate else None, **kwargs)
         self.model_accepts_loss_kwargs = False
+        self.add_callback(_FiniteCheck(self.check_finite))
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The Trainer's, with weights in groups of their own where the model has learning rate factors."""
@@ -162,11 +189,13 @@ class DistillationTrainer(Trainer):
     ) -> Any:
         """The sum of the objective's terms."""
         terms = self._objective(model, inputs)
-        loss = torch.stack(list(terms.values())).sum()
+        values = torch.stack(list(terms.values()))
+        loss = values.sum()
         # Sums stay where they are until they're logged: a number asked of a GPU waits for all that it has been given to do.
         for name, term in terms.items():
             self._term_sums[name] = self._term_sums.get(name, 0) + term.detach()
         self._term_count += 1
+        self._watch(_SUM, torch.cat([values, loss.reshape(1)]))
         for name, array in inputs.items():
             if name.endswith("_mask"):
                 self._num_positions += array.numel()
@@ -176,10 +205,61 @@ class DistillationTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the mean of each term and the share of padding since the last log."""
         if "loss" in logs and self._term_count:
-            logs |= {f"loss/{name}": float(total) / self._term_count for name, total in self._term_sums.items()}
-            logs["padding"] = round(1 - int(self._num_tokens) / max(1, self._num_positions), 4)
+            names, totals = list(self._term_sums), self._over_ranks([*self._term_sums.values()])
+            count = self._term_count * self.args.world_size
+            logs |= {f"loss/{name}": total / count for name, total in zip(names, totals, strict=True)}
+            num_tokens, num_positions = self._over_ranks([self._num_tokens, self._num_positions])
+            logs["padding"] = round(1 - num_tokens / max(1, num_positions), 4)
             self._start_sums()
         super().log(logs, start_time)
+
+    def _over_ranks(self, values: list[Tensor | int]) -> list[float]:
+        """Sums over all processes, as the Trainer's own mean of the loss is over all of them."""
+        if self.args.world_size == 1:
+            return [float(value) for value in values]
+        column = torch.stack([torch.as_tensor(value, dtype=torch.float64).to(self.args.device) for value in values])
+        sums: list[float] = self.accelerator.reduce(column, "sum").tolist()
+        return sums
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
+        if isinstance(norm, Tensor):
+            self._watch(_GRADIENT, norm)
+        return norm
+
+    def _watch(self, kind: str, values: Tensor) -> None:
+        """Remembers the first step with a value that isn't finite, where the values are; a CPU by itself says so at once."""
+        bad = torch.where(values.detach().isfinite(), _NEVER, self.state.global_step).reshape(-1)
+        before = self._first_bad_steps.get(kind)
+        self._first_bad_steps[kind] = bad if before is None else torch.minimum(before, bad)
+        if bad.device.type == "cpu" and self.args.world_size == 1:
+            self.check_finite()
+
+    def check_finite(self) -> None:
+        """Refuses to go on after a loss or gradient that wasn't finite, in any process; all of them must call.
+
+        Raises:
+            NotFiniteError: with the step, its terms and its rows.
+        """
+        if not self._first_bad_steps:
+            return
+        local = torch.cat(list(self._first_bad_steps.values()))
+        first = int(local.min() if self.args.world_size == 1 else self.accelerator.gather(local).min())
+        if first == _NEVER:
+            return
+        names = [
+            name
+            for name, step in zip([*self._term_sums, _SUM, _GRADIENT], local.tolist(), strict=False)
+            if step == first
+        ]
+        said = [self._bad_step(first, names)] if names else []
+        said = said if self.args.world_size == 1 else gather_object(said)
+        remedy = "correct or leave out such a row if its scores are large; otherwise lower --learning-rate or --teacher-scale"
+        raise NotFiniteError("finite losses and gradients", "; ".join(said), f"{remedy}. No model was written")
+
+    def _bad_step(self, step: int, names: list[str]) -> str:
+        what = ", ".join(name for name in names if name not in (_SUM, _GRADIENT)) or names[0]
+        return f"inf or nan in {what} of step {step + 1:,} ({self._source.describe(*divmod(step, self._source.num_steps))})"
 
     def _start_sums(self) -> None:
         self._term_sums: dict[str, Tensor | int] = {}
@@ -250,6 +330,8 @@ def last_checkpoint(folder: Path) -> Path | None:
     """
     whole: dict[int, Path] = {}
     for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        if path.is_symlink() or not path.is_dir() or not path.name.rpartition("-")[2].isdigit():
+            continue  # a user's
         try:
             json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):

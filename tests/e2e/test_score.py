@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rankdistill.errors import BadStoreError, MissingIdsError
+from rankdistill.errors import BadDataError, BadStoreError, MissingIdsError
 from rankdistill.formats.collection import open_collection
 from rankdistill.formats.trec import write_run
 from rankdistill.formats.triples import Triple, read_triples, write_triples
@@ -18,7 +18,7 @@ from rankdistill.models.loading import load_model
 from rankdistill.options.scoring import ScoreOptions, TriplesOptions
 from rankdistill.retrieval import score as scoring
 from rankdistill.retrieval.bm25 import bm25_search
-from rankdistill.retrieval.mine import make_triples
+from rankdistill.retrieval.mine import draw_triples, make_triples
 from rankdistill.retrieval.rerank import score_pairs
 from rankdistill.retrieval.score import score_file
 
@@ -190,3 +190,48 @@ def test_unknown_ids_are_named(tmp_path: Path, conala: Path, tiny_cross_encoder_
         score_file(options(tiny_cross_encoder_dir, conala, tmp_path / "o.tsv", triples=tmp_path / "triples.tsv"))
     with pytest.raises(ValueError, match="expected one of --triples and --candidates"):
         score_file(options(tiny_cross_encoder_dir, conala, tmp_path / "o.tsv"))
+
+
+def test_other_relevant_docs_are_no_negatives_of_a_row(tmp_path: Path) -> None:
+    docs = {f"d{i}": f"word{i} text" for i in range(9)}
+    (tmp_path / "c" / "qrels").mkdir(parents=True)
+    lines = [json.dumps({"_id": doc_id, "text": text}) for doc_id, text in docs.items()]
+    (tmp_path / "c" / "corpus.jsonl").write_text("\n".join(lines))
+    (tmp_path / "c" / "queries.jsonl").write_text('{"_id": "q", "text": "text"}\n{"_id": "r", "text": "word1"}\n')
+    qrels = "query-id\tcorpus-id\tscore\nq\td1\t0\nq\td2\t1\nq\td4\t2\nq\td6\t1\n"
+    (tmp_path / "c" / "qrels" / "train.tsv").write_text(qrels)
+    run = {query: {f"d{i}": 9.0 - i for i in range(9)} for query in ("q", "r")}
+    write_run(tmp_path / "run", run)
+    more = {"candidates": tmp_path / "run", "split": "train", "depth": 5}
+    score_file(options("bm25", tmp_path / "c", tmp_path / "out", **more))
+    rows = {row[0]: [doc_id for doc_id, _ in row[1:]] for row in map(json.loads, (tmp_path / "out").open())}
+    assert rows["q"] == ["d2", "d0", "d1", "d3", "d5"]  # not d4 and d6; d1 is judged not to be relevant
+    assert sorted(rows["r"]) == ["d0", "d1", "d2", "d3", "d4"]  # no judgements
+    assert (
+        score_file(options("bm25", tmp_path / "c", tmp_path / "out", **(more | {"depth": 8})))["queries_left_out"] == 1
+    )
+
+
+def test_triples_of_queries_that_the_collection_lacks(tmp_path: Path) -> None:
+    (tmp_path / "c" / "qrels").mkdir(parents=True)
+    (tmp_path / "c" / "corpus.jsonl").write_text(
+        "".join(f'{{"_id": "d{i}", "text": "word{i} text"}}\n' for i in range(4))
+    )
+    (tmp_path / "c" / "queries.jsonl").write_text('{"_id": "q", "text": "text"}\n')
+    (tmp_path / "c" / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\nq\td1\t1\ngone\td2\t1\n")
+    collection = open_collection(tmp_path / "c")
+    how = {"num_negatives": 2, "depth": 4, "num_random": 0, "seed": 1}
+    with pytest.raises(MissingIdsError):
+        draw_triples(collection, "train", "bm25", **how)
+    triples = draw_triples(collection, "train", "bm25", on_missing="skip", **how)
+    assert [triple[:2] for triple in triples] == [("q", "d1")] * 2
+    with pytest.raises(
+        BadDataError, match=r"expected a triple of the split train .* found none for 1 relevant documents"
+    ):
+        draw_triples(collection, "train", "bm25", on_missing="skip", **(how | {"depth": 1, "num_negatives": 0}))
+
+
+def test_a_negative_is_another_doc_than_the_positive(tmp_path: Path) -> None:
+    (tmp_path / "triples.tsv").write_text("q\ta\tb\nq\ta\ta\n")
+    with pytest.raises(BadDataError, match=r"triples.tsv:2: expected a negative that isn't the positive, found 'a'"):
+        read_triples(tmp_path / "triples.tsv")

@@ -142,9 +142,13 @@ def test_a_finished_run_is_not_trained_again_and_a_changed_stage_is_not_passed_o
     monkeypatch.setattr(stages_module, "train_margin_mse", lambda of: trained.append(of.output_dir.name) or train(of))
     assert run_stages(again, short) == first
     assert trained == []
-    message = r"stage-2: expected a finished stage with loss=\['kl'\], found one with \['lce'\]; choose another"
+    message = r"stage-2: expected what the run began with, found other --loss \(\['lce'\] before, \['kl'\] now\)"
     with pytest.raises(ValueError, match=message):
         run_stages(again, (short[0], Stage(max_steps=2, loss=("kl",))))
+    with pytest.raises(ValueError, match=r"stage-1: .* found other --batch-size \(8 before, 4 now\)"):
+        run_stages(dataclasses.replace(again, batch_size=4), short)
+    with pytest.raises(ValueError, match=r"stage-2: .* found other --max-steps \(2 before, 3 now\)"):
+        run_stages(again, (short[0], Stage(max_steps=3, loss=("lce",))))
     # A stage added to a finished run is trained from where it ended.
     run_stages(again, (*short, Stage(max_steps=1)))
     assert trained == ["stage-3"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from rankdistill.errors import NotFiniteError
 from rankdistill.formats.collection import open_collection
 from rankdistill.models.dot import DotModel
 from rankdistill.options.training import LoraOptions, MarginMSEOptions, TeacherOptions
@@ -182,13 +184,36 @@ def test_resuming_reads_no_batch_that_was_trained_on(
         return original(self, epoch, step)
 
     monkeypatch.setattr(TowerSource, "__call__", spy)
-    train_margin_mse(options(score_file, conala, tiny_bert_dir, tmp_path / "run", max_steps=15, save_steps=15))
+    more: dict[str, object] = {"save_steps": 15, "lr_scheduler": "constant_with_warmup"}
+    train_margin_mse(options(score_file, conala, tiny_bert_dir, tmp_path / "run", max_steps=15, **more))
     assert asked == [(0, step) for step in range(12)] + [(1, step) for step in range(3)]
     asked.clear()
-    train_margin_mse(
-        options(score_file, conala, tiny_bert_dir, tmp_path / "run", max_steps=20, save_steps=15, resume=True)
-    )
+    longer = options(score_file, conala, tiny_bert_dir, tmp_path / "run", max_steps=20, resume=True, **more)
+    train_margin_mse(longer)
     assert asked == [(1, step) for step in range(3, 8)]
+    # Where the learning rate stays constant, a run made longer is the long run.
+    train_margin_mse(options(score_file, conala, tiny_bert_dir, tmp_path / "long", max_steps=20, **more))
+    assert_same_run(tmp_path / "long", tmp_path / "run")
+    falling = dataclasses.replace(longer, lr_scheduler="linear")
+    with pytest.raises(ValueError, match=r"other --lr-scheduler \('constant_with_warmup' before, 'linear' now\)"):
+        train_margin_mse(falling)
+
+
+def test_a_loss_that_is_not_finite_names_its_rows_and_leaves_no_model(
+    tmp_path: Path, score_file: Path, conala: Path, tiny_bert_dir: Path
+) -> None:
+    lines = score_file.read_text().splitlines(keepends=True)
+    _, negative, query_id, *docs = lines[4].rstrip().split("\t")
+    lines[4] = "\t".join(["1e12", negative, query_id, *docs]) + "\n"
+    (tmp_path / "scores.tsv").write_text("".join(lines))
+    given = options(
+        tmp_path / "scores.tsv", conala, tiny_bert_dir, tmp_path / "run", teacher_scale=1e8, loss=("margin-mse",)
+    )
+    message = rf"inf or nan in margin-mse of step \d+ \(rows .*; the largest score is 1e\+12, in row 5, of query '{query_id}'\)"
+    with pytest.raises(NotFiniteError, match=message):
+        train_margin_mse(given)
+    assert not (tmp_path / "run" / "model").exists()
+    assert not list((tmp_path / "run").glob("checkpoints/checkpoint-*"))
 
 
 WORKER = """
@@ -221,7 +246,9 @@ def test_two_processes_see_each_row_once_and_train_the_same_model_as_one(
     one = train_margin_mse(options(score_file, conala, bert, tmp_path / "one", batch_size=16, **more))
     worker = tmp_path / "worker.py"
     worker.write_text(WORKER)
-    two = options(score_file, conala, bert, tmp_path / "two", batch_size=8, **more, mini_batch_size=mini_batch_size)
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    more |= {"mini_batch_size": mini_batch_size, "overwrite": True}
+    two = options(score_file, conala, bert, tmp_path / "two", batch_size=8, **more)
     launch = [
         sys.executable,
         "-m",
@@ -236,6 +263,9 @@ def test_two_processes_see_each_row_once_and_train_the_same_model_as_one(
     assert done.returncode == 0, done.stderr[-3000:]
     seen = Counter(int(row) for rank in (0, 1) for row in (tmp_path / f"rows.{rank}").read_text().split())
     assert seen == Counter(range(NUM_ROWS))
+    # Terms are means over both processes, as the loss is.
+    for entry in history(tmp_path / "two"):
+        assert entry["loss/margin-mse"] == pytest.approx(entry["loss"], rel=1e-4)
     weights, parallel = (load_file(path / "model.safetensors") for path in (one, tmp_path / "two" / "model"))
     for name, values in weights.items():
         # Attention ignores what all keys share, so the gradient of a key's bias is rounding noise, which Adam makes big.

@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rankdistill.data.scores_convert import convert_scores
-from rankdistill.formats.scores import read_scores, write_scores
+from rankdistill.formats.scores import MAX_SCORE, read_scores, write_scores
 from tests.reference.scores import Row
 
 IDS = st.text(st.characters(exclude_categories=["C"]), min_size=1, max_size=4) | st.integers(0, 10**20).map(str)
-SCORES = st.floats(width=32, allow_nan=False, allow_infinity=False)
+SCORES = st.floats(-MAX_SCORE, MAX_SCORE, width=32)
 
 
 def rows_of(width: int, ids: st.SearchStrategy[str] = IDS) -> st.SearchStrategy[list[Row]]:
-    docs = st.lists(ids, min_size=width, max_size=width)
+    docs = st.lists(ids, min_size=width, max_size=width, unique=True)
     scores = st.lists(SCORES, min_size=width, max_size=width)
     return st.lists(st.builds(Row, ids, docs, scores), min_size=1, max_size=9)
 

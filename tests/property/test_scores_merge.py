@@ -22,7 +22,7 @@ SCORES = st.sampled_from([-2.5, -1.0, 0.0, 0.25, 1.0, 7.0]) | st.floats(-100, 10
 
 
 def rows_of(width: int) -> st.SearchStrategy[list[Row]]:
-    docs = st.lists(IDS, min_size=width, max_size=width)
+    docs = st.lists(IDS, min_size=width, max_size=width, unique=True)
     scores = st.lists(SCORES, min_size=width, max_size=width)
     return st.lists(st.builds(Row, IDS, docs, scores), min_size=1, max_size=12)
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rankdistill.errors import BadDataError
-from rankdistill.formats.scores import Position, ScoreReader, read_scores, write_scores
+from rankdistill.formats.scores import MAX_SCORE, Position, ScoreReader, read_scores, write_scores
 from tests.reference import scores as slow
 
 IDS = st.sampled_from(
@@ -155,13 +155,17 @@ def test_going_on_from_any_position_gives_the_rest(contents: list[bytes], block_
 
 
 GOOD_IDS = st.text(st.characters(exclude_categories=["C"]), min_size=1, max_size=6)
-SCORES = st.floats(width=32, allow_nan=False, allow_infinity=False)
+SCORES = st.floats(-MAX_SCORE, MAX_SCORE, width=32)
 
 
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(
-        st.tuples(GOOD_IDS, st.lists(st.tuples(GOOD_IDS, SCORES), min_size=2, max_size=2)), min_size=1, max_size=9
+        st.tuples(
+            GOOD_IDS, st.lists(st.tuples(GOOD_IDS, SCORES), min_size=2, max_size=2, unique_by=lambda doc: doc[0])
+        ),
+        min_size=1,
+        max_size=9,
     ),
     st.sampled_from(["ids", "nway"]),
     st.sampled_from(["tsv", "tsv.gz", "tsv.zst"]),

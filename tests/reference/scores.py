@@ -49,9 +49,12 @@ def nearest_f32(text: str) -> float | None:
     return float(min(around, key=lambda value: (abs(Fraction(float(value)) - exact), value.view(np.uint32) & 1)))
 
 
+MAX_SCORE = float(np.float32(1e12))
+
+
 def score(text: str) -> float:
     value = nearest_f32(text)
-    if value is None:
+    if value is None or abs(value) > MAX_SCORE:
         raise Bad("score")
     return value
 
@@ -77,6 +80,8 @@ def json_row(text: str, num_docs: int) -> Row:
         raise Bad("json") from None
     if len(docs) < 2 or num_docs not in (0, len(docs)):
         raise Bad("width")
+    if len(set(row.doc_ids)) < len(docs):
+        raise Bad("repeated")
     return row
 
 
@@ -95,6 +100,8 @@ def read_row(line: bytes, format: str, max_line_bytes: int, num_docs: int) -> Ro
     ids = columns[:3] if format == "margin" else columns[2:]
     if not all(ids):
         raise Bad("empty_id")
+    if ids[1] == ids[2]:
+        raise Bad("repeated")
     scores = [score(columns[3]), 0.0] if format == "margin" else [score(columns[0]), score(columns[1])]
     return Row(ids[0], ids[1:], scores)
 

@@ -57,7 +57,10 @@ def test_the_last_batch() -> None:
         ({"rank": 1}, "expected a rank from 0 to 0, found 1"),
         ({"seed": -1}, "expected a seed of 0 or more, found -1"),
         ({"num_rows": 3, "drop_last": True}, "lower batch_size or leave drop_last off"),
-        ({"num_rows": 3, "world_size": 4}, "expected rows for a step of 4 ranks, found 3; lower batch_size"),
+        (
+            {"num_rows": 3, "world_size": 4},
+            "expected 4 rows or more for a step of 4 processes, found 3; start fewer processes",
+        ),
     ],
 )
 def test_impossible_plans(options: dict[str, Any], message: str) -> None:

@@ -153,3 +153,15 @@ def test_errors(tiny_bert_dir: Path, tiny_bart_dir: Path, tmp_path: Path) -> Non
         Seq2SeqModel.from_pretrained(tiny_bart_dir, device="cpu", decoder_layers=1)
     with pytest.raises(ValueError, match="expected as many names as texts"):
         token_pairs(Seq2SeqModel.from_pretrained(tiny_bart_dir, device="cpu"), ["a"], [])
+
+
+@pytest.mark.parametrize(
+    ("given", "depths"),
+    [({"num_layers": 1}, (1, 1)), ({"num_layers": 1, "encoder_layers": 2}, (2, 1)), ({"decoder_layers": 1}, (2, 1))],
+)
+def test_the_layers_of_each_side(
+    tmp_path: Path, tiny_bert_dir: Path, given: dict[str, int], depths: tuple[int, int]
+) -> None:
+    folder = train_genre(options(tiny_bert_dir, (str(kilt_file(tmp_path)),), tmp_path / "run", max_steps=1, **given))
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["encoder"]["num_hidden_layers"], config["decoder"]["num_hidden_layers"]) == depths

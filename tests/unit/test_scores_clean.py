@@ -51,6 +51,18 @@ def test_clipping_comes_after_the_margins(source: Path) -> None:
     assert (report.rows, report.clipped) == (4, 3)
 
 
+@pytest.mark.filterwarnings("error")
+def test_huge_scores_are_read_to_be_clipped(tmp_path: Path) -> None:
+    source = tmp_path / "train.tsv"
+    source.write_text("3e38\t-3e38\tq\ta\tb\n-1e30\t2\tq\ta\tc\n")
+    with pytest.raises(BadDataError, match=r"train.tsv:1: expected a number of at most 1e12 as pos_score"):
+        cleaned(source, min_margin=0)
+    report = clean_scores(source, tmp_path / "out", clip=(-10, 10), progress=False)
+    assert (tmp_path / "out").read_text() == "10.0\t-10.0\tq\ta\tb\n-10.0\t2.0\tq\ta\tc\n"
+    assert report.margins_before.max == pytest.approx(6e38, rel=1e-6)
+    assert (report.margins.max, report.clipped) == (20, 3)
+
+
 def test_a_margin_file_clips_margins(tmp_path: Path) -> None:
     (tmp_path / "m").write_text("q\ta\tb\t3.5\nq\ta\tc\t-1\n")
     assert cleaned(tmp_path / "m", clip=(0.5, 3)) == ["q\ta\tb\t3.0", "q\ta\tc\t0.5"]

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from rankdistill.errors import BadDataError
-from rankdistill.formats.scores import Position, read_scores, resolve_paths, write_scores
+from rankdistill.formats.scores import MAX_SCORE, Position, read_scores, resolve_paths, write_scores
 from tests.reference import scores as slow
 
 # Rows of sentence-transformers/msmarco, bert-ensemble-margin-mse.
@@ -144,6 +144,18 @@ MESSAGES = {
     "x\t2\tq\ta\tb\n": ("ids", 'expected a finite number as pos_score, found "x";'),
     "1\tnan\tq\ta\tb\n": ("ids", 'expected a finite number as neg_score, found "nan";'),
     "q\ta\tb\tinf\n": ("margin", 'expected a finite number as margin, found "inf";'),
+    "1\t1e13\tq\ta\tb\n": (
+        "ids",
+        'expected a number of at most 1e12 as neg_score, so that gradients stay finite in float32, found "1e13"; clip the '
+        "scores (rankdistill scores clean --clip LOW HIGH), correct the row, or pass on_bad_row=",
+    ),
+    '["q", ["a", -3e38], ["b", 2]]\n': ("nway", "expected a number of at most 1e12 as score, so"),
+    "1\t2\tq\ta\ta\n": ("ids", 'expected different docs in a row, found "a" twice; correct the row, or pass'),
+    "1\t2\t1\t7\t7\n": ("ids", 'expected different docs in a row, found "7" twice;'),
+    "q\ta\ta\t2\n": ("margin", 'expected different docs in a row, found "a" twice;'),
+    "1\t2\tq\tsome text\tsome text\n": ("text", 'expected different docs in a row, found "some text" twice;'),
+    '["q", ["a", 1], ["b", 2], ["a", 3]]\n': ("nway", 'expected different docs in a row, found "a" twice;'),
+    '["q", [7, 1], [3, 2], ["7", 3]]\n': ("nway", 'expected different docs in a row, found "7" twice;'),
     "1\t2\tq\t\tb\n": ("ids", 'expected a positive of at least one character, found none ("1\\t2\\tq\\t\\tb");'),
     "1\t2\tq\ta\t\udcff\n": ("ids", "expected UTF-8, found byte 0xff at column 9 ("),
     "1\t2\tq\ta\t" + "b" * 2000 + "\n": ("ids", "expected a line of at most 1000 bytes, found a longer one ("),
@@ -187,9 +199,35 @@ def test_rows_of_another_width(tmp_path: Path) -> None:
     assert reader.bad_rows == {"width": 1}
 
 
+def test_repeated_docs_and_huge_scores_are_skipped_and_counted(tmp_path: Path) -> None:
+    lines = ["3\t1\tq\ta\tb", "3\t1\tq\ta\ta", "1e13\t1\tq\ta\tb", "-1e12\t1e12\tq\ta\tb", "1e308\t1\tq\ta\tb"]
+    path = write(tmp_path / "f", "\n".join(lines))
+    reader = read_scores(path, on_bad_row="skip")
+    assert [block.scores.tolist() for block in reader] == [[[3, 1], [-MAX_SCORE, MAX_SCORE]]]
+    assert reader.bad_rows == {"score": 2, "repeated": 1}
+    everything = read_scores(path, on_bad_row="skip", max_score=np.inf)
+    assert sum(map(len, everything)) == 3
+    assert everything.bad_rows == {"score": 1, "repeated": 1}  # 1e308 is infinite in float32
+    for name, text in (("huge", '["q", ["a", 1e13], ["b", 2]]'), ("twice", "q\ta\ta\t2")):
+        assert read_scores(write(tmp_path / name, text)).format == ("nway" if name == "huge" else "margin")
+
+
+@pytest.mark.parametrize(
+    ("docs", "message"),
+    [
+        ([("a", 1.0), ("b", 2.0), ("a", 3.0)], r'f:1: expected different docs in a row, found "a" twice; leave'),
+        ([("7", 1.0), ("7", 2.0)], r'f:1: expected different docs in a row, found "7" twice; leave'),
+        ([("a", 1.0), ("b", 2e12)], "f:1: expected scores of at most 1e12, found 2e12; clip them"),
+    ],
+)
+def test_what_would_not_be_read_is_not_written(tmp_path: Path, docs: list[tuple[str, float]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        write_scores(tmp_path / "f", [("q", docs)], "nway")
+
+
 @pytest.mark.parametrize("archive", ["gzip", "zstd"])
 def test_a_truncated_archive(tmp_path: Path, archive: str) -> None:
-    lines = [f"{i}.{i * 7919 % 1000}\t{i * i % 7}\t{i}\t{i * 31}\t{i * 17}\n".encode() for i in range(20_000)]
+    lines = [f"{i}.{i * 7919 % 1000}\t{i * i % 7}\t{i}\t{i * 31 + 1}\t{i * 17}\n".encode() for i in range(20_000)]
     content = b"".join(lines)
     packed = gzip.compress(content) if archive == "gzip" else b"".join(slow.zstd(line * 50) for line in lines[:500])
     path = write(tmp_path / "f", packed[: len(packed) * 2 // 3])

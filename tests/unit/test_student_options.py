@@ -215,6 +215,9 @@ class _NoRows:
     def __call__(self, epoch: int, step: int) -> dict[str, Any]:
         raise NotImplementedError
 
+    def describe(self, epoch: int, step: int) -> str:
+        return "rows 1"
+
 
 def optimizer_of(model: nn.Module, tmp_path: Path) -> torch.optim.Optimizer:
     arguments = TrainingArguments(str(tmp_path), learning_rate=0.5, weight_decay=0.1, use_cpu=True, report_to=[])

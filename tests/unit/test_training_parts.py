@@ -15,6 +15,7 @@ from torch.nn import functional
 from transformers import TrainingArguments
 
 from rankdistill import losses
+from rankdistill.data.batches import BatchPlan
 from rankdistill.data.curriculum import rank_labels
 from rankdistill.errors import MissingIdsError
 from rankdistill.formats.collection import collection_from_texts
@@ -22,10 +23,10 @@ from rankdistill.formats.triples import Triple
 from rankdistill.models.precision import fast_dtype
 from rankdistill.models.towers import BatchScores
 from rankdistill.options import training as options_module
-from rankdistill.options.training import LOSS_TERMS, LossOptions, MarginMSEOptions
+from rankdistill.options.training import LOSS_TERMS, LossOptions
 from rankdistill.training.margin_mse import score_objective
 from rankdistill.training.rows import MemoryRows, place
-from rankdistill.training.run import prepare_folder
+from rankdistill.training.run import plan_facts
 from rankdistill.training.teacher import rows_of_triples
 from rankdistill.training.terms import PRESETS, TERMS, needs_dense_teacher, needs_in_batch, parse_loss, term_loss
 from rankdistill.training.trainer import DistillationTrainer, last_checkpoint
@@ -181,24 +182,6 @@ def test_ids_that_the_collection_lacks_are_counted_and_named() -> None:
         place(rows, collection_from_texts({"x": "y"}, {"z": "z"}), on_missing="skip")
 
 
-def options(folder: Path, **more: bool) -> MarginMSEOptions:
-    return MarginMSEOptions(scores=("s.tsv",), collection="c", init="m", output_dir=folder, **more)  # type: ignore[arg-type]
-
-
-def test_an_earlier_run_is_not_overwritten_unasked(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    assert prepare_folder(options(run)) is None
-    (run / "config.json").write_text("{}")
-    with pytest.raises(FileExistsError, match="found a run; pass --resume or --overwrite"):
-        prepare_folder(options(run))
-    assert prepare_folder(options(run, overwrite=True)) is None
-    assert not any(run.iterdir())
-    (run / "thesis.tex").write_text("years of work")
-    with pytest.raises(FileExistsError, match="found other files"):
-        prepare_folder(options(run, overwrite=True))
-    assert (run / "thesis.tex").is_file()
-
-
 def test_a_torn_checkpoint_is_dropped_and_the_last_whole_one_found(tmp_path: Path) -> None:
     assert last_checkpoint(tmp_path) is None
     for step, state in ((5, json.dumps({})), (10, json.dumps({})), (15, '{"step'), (20, None)):
@@ -206,7 +189,9 @@ def test_a_torn_checkpoint_is_dropped_and_the_last_whole_one_found(tmp_path: Pat
         if state is not None:
             (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-5"]
+    (tmp_path / "checkpoint-notes").mkdir()  # a user's
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-5", "checkpoint-notes"]
 
 
 def test_the_fast_dtype_is_one_that_the_machine_was_asked_for() -> None:
@@ -235,6 +220,9 @@ class _OneBatch:
     def __call__(self, epoch: int, step: int) -> dict[str, Any]:
         return {"values": np.ones((2, 4, 6, 8), np.float32)}
 
+    def describe(self, epoch: int, step: int) -> str:
+        return "rows 1"
+
 
 @pytest.mark.parametrize("bf16", [True, False])
 def test_attention_is_taken_apart_where_the_fused_kernel_is_slow(tmp_path: Path, bf16: bool) -> None:
@@ -250,3 +238,13 @@ def test_attention_is_taken_apart_where_the_fused_kernel_is_slow(tmp_path: Path,
     )
     DistillationTrainer(_Attention(), arguments, source=_OneBatch(), objective=objective).train()
     assert ["Flash" in name for name in gradients] == [not bf16] * 3
+
+
+def test_rows_that_no_step_has_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    facts = plan_facts(BatchPlan(num_rows=9, batch_size=2, world_size=2))
+    assert facts == {"steps_per_epoch": 2, "rows_dropped_per_epoch": 1}
+    said = "1 of 9 rows are left out of each epoch: too few for a last step of 2 processes\n"
+    assert capsys.readouterr().err == said
+    plan_facts(BatchPlan(num_rows=9, batch_size=2, world_size=2, rank=1))
+    plan_facts(BatchPlan(num_rows=9, batch_size=2))
+    assert capsys.readouterr().err == ""

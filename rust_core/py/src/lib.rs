@@ -31,6 +31,7 @@ mod _core {
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        module.add("MAX_SCORE", rankdistill_core::scores::MAX_SCORE)?;
         module.add("DEBUG_BUILD", cfg!(debug_assertions))
     }
 }

@@ -57,7 +57,8 @@ impl ScoreReader {
 #[pymethods]
 impl ScoreReader {
     #[new]
-    #[pyo3(signature = (paths, *, format, skip, block_rows, max_line_bytes, start))]
+    #[pyo3(signature = (paths, *, format, skip, block_rows, max_line_bytes, max_score, start))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments of a Python constructor")]
     fn new(
         py: Python<'_>,
         paths: Vec<PathBuf>,
@@ -65,12 +66,13 @@ impl ScoreReader {
         skip: bool,
         block_rows: usize,
         max_line_bytes: usize,
+        max_score: f32,
         start: PositionTuple,
     ) -> PyResult<Self> {
         let format = if format == "auto" { None } else { Some(format_named(format)?) };
         let (file, offset, line, row, num_docs) = start;
         let start = Position { file, offset, line, row, num_docs };
-        let options = ReaderOptions { format, skip, block_rows, max_line_bytes, start };
+        let options = ReaderOptions { format, skip, block_rows, max_line_bytes, max_score, start };
         let reader = Self(Mutex::new(CoreReader::new(paths, options).map_err(to_python)?));
         reader.interruptible(py, CoreReader::begin)?;
         Ok(reader)

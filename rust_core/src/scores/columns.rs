@@ -1,6 +1,8 @@
 //! Rows as columns, with ids held compactly.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// Marks a code that is an index into the block's own strings.
 pub(super) const STRING: u64 = 1 << 63;
@@ -58,6 +60,31 @@ impl Columns {
             self.ends.push(self.strings.len() as u64);
             STRING | (self.ends.len() as u64 - 1)
         })
+    }
+
+    /// A doc of a row that the row holds twice, if there is one.
+    pub(super) fn repeated(&self, docs: &[u64]) -> Option<u64> {
+        if let &[first, second] = docs
+            && first != second
+            && first & second & STRING == 0
+        {
+            return None; // nearly every row of two
+        }
+        // Docs whose hashes differ are different; few rows have two with the same one of so many.
+        const NUM_HASHES: usize = 1 << 14;
+        let mut seen = [0u64; NUM_HASHES / 64];
+        let mut collides = false;
+        for &doc in docs {
+            let hash = if doc & STRING == 0 { doc } else { xxh3_64(self.string(doc).as_bytes()) };
+            let bit = (hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 50) as usize;
+            collides |= seen[bit / 64] >> (bit % 64) & 1 == 1;
+            seen[bit / 64] |= 1 << (bit % 64);
+        }
+        if !collides {
+            return None;
+        }
+        let mut seen = HashSet::with_capacity(docs.len());
+        docs.iter().copied().find(|&doc| !seen.insert(self.id(doc)))
     }
 
     pub(super) fn push_pair(&mut self, query: u64, docs: [u64; 2], scores: [f32; 2]) {

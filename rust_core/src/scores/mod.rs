@@ -25,6 +25,12 @@ pub use source::fingerprint;
 pub use store::{IdKind, ScoreStore};
 pub use write::ScoreFileWriter;
 
+/// The largest magnitude of a score that training can use.
+///
+/// A gradient of Margin-MSE is proportional to a margin, up to 2e12 here and 4e13 with a teacher scale of 20. The squared norm of the
+/// gradients of 1e8 weights is then about 1e35, which float32 (at most 3e38) still holds. No teacher's raw scores come near.
+pub const MAX_SCORE: f32 = 1e12;
+
 /// How rows are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -68,7 +74,7 @@ impl Format {
 pub enum BadKind {
     /// Another number of columns (an empty line is one).
     Columns,
-    /// A score that isn't a finite number.
+    /// A score that isn't a number of at most [`MAX_SCORE`].
     Score,
     /// An id (or text) without a character.
     EmptyId,
@@ -82,11 +88,13 @@ pub enum BadKind {
     Json,
     /// A row with another number of docs than the first.
     Width,
+    /// A row that holds a doc twice, so that a relevant doc may be its own negative.
+    Repeated,
 }
 
 impl BadKind {
     /// All of them, in the order of their counts.
-    pub const ALL: [BadKind; 8] = [
+    pub const ALL: [BadKind; 9] = [
         BadKind::Columns,
         BadKind::Score,
         BadKind::EmptyId,
@@ -95,11 +103,12 @@ impl BadKind {
         BadKind::Archive,
         BadKind::Json,
         BadKind::Width,
+        BadKind::Repeated,
     ];
 
     /// The name that users read.
     pub fn name(self) -> &'static str {
-        ["columns", "score", "empty_id", "utf8", "overlong", "archive", "json", "width"][self as usize]
+        ["columns", "score", "empty_id", "utf8", "overlong", "archive", "json", "width", "repeated"][self as usize]
     }
 }
 

@@ -1,14 +1,15 @@
 //! One JSON list a line: `[query_id, [doc_id, score], …]`.
 
 use super::columns::Columns;
-use super::parse::score;
+use super::parse::{Rules, repeated, score};
 use super::{BadKind, BadRow, Format, excerpt};
 use std::borrow::Cow;
 
 /// Reads one line into `columns`; on an error they're as before.
-pub(super) fn row(text: &str, num_docs: usize, columns: &mut Columns) -> Result<(), BadRow> {
+pub(super) fn row(text: &str, rules: Rules, columns: &mut Columns) -> Result<(), BadRow> {
     let mark = columns.mark();
-    let result = Cursor { text, at: 0 }.row(columns).and_then(|count| {
+    let num_docs = rules.num_docs;
+    let result = Cursor { text, at: 0, max_score: rules.max_score }.row(columns).and_then(|count| {
         if count < 2 {
             return Err(BadRow::new(BadKind::Width, "at least 2 docs a row", format!("{count} ({})", excerpt(text.as_bytes()))));
         }
@@ -18,6 +19,9 @@ pub(super) fn row(text: &str, num_docs: usize, columns: &mut Columns) -> Result<
                 remedy: "cut all rows to one number of docs, or pass on_bad_row=\"skip\" to leave the others out, counted",
                 ..BadRow::new(BadKind::Width, expected, format!("{count} ({})", excerpt(text.as_bytes())))
             });
+        }
+        if let Some(doc) = columns.repeated(&columns.docs[columns.docs.len() - count..]) {
+            return Err(repeated(&columns.id(doc)));
         }
         columns.num_docs = count;
         Ok(())
@@ -31,6 +35,7 @@ pub(super) fn row(text: &str, num_docs: usize, columns: &mut Columns) -> Result<
 struct Cursor<'a> {
     text: &'a str,
     at: usize,
+    max_score: f32,
 }
 
 impl<'a> Cursor<'a> {
@@ -139,9 +144,9 @@ impl<'a> Cursor<'a> {
         let rest = &self.text[self.at..];
         // What Python's json writes for non-finite floats, though JSON has no word for them.
         if let Some(word) = ["NaN", "Infinity", "-Infinity"].into_iter().find(|word| rest.starts_with(word)) {
-            return score("score", word);
+            return score("score", word, self.max_score);
         }
-        score("score", self.number()?)
+        score("score", self.number()?, self.max_score)
     }
 
     fn string(&mut self) -> Result<Cow<'a, str>, BadRow> {

@@ -12,6 +12,7 @@ pub(super) struct Rules {
     /// Docs that each row must have; 0 if the first row is to decide.
     pub num_docs: usize,
     pub max_line_bytes: usize,
+    pub max_score: f32,
     pub skip: bool,
 }
 
@@ -126,7 +127,7 @@ fn fast_ids(data: &[u8], at: usize, columns: &mut Columns) -> Option<usize> {
     let (query, at) = number::id(data, after(data, at, b'\t')?)?;
     let (first, at) = number::id(data, after(data, at, b'\t')?)?;
     let (second, at) = number::id(data, after(data, at, b'\t')?)?;
-    let next = after_line_end(data, at)?;
+    let next = after_line_end(data, at).filter(|_| first != second)?;
     columns.push_pair(query, [first, second], [positive, negative]);
     Some(next)
 }
@@ -137,12 +138,12 @@ fn fast_margin(data: &[u8], at: usize, columns: &mut Columns) -> Option<usize> {
     let (first, at) = number::id(data, after(data, at, b'\t')?)?;
     let (second, at) = number::id(data, after(data, at, b'\t')?)?;
     let (margin, at) = number::float(data, after(data, at, b'\t')?)?;
-    let next = after_line_end(data, at)?;
+    let next = after_line_end(data, at).filter(|_| first != second)?;
     columns.push_pair(query, [first, second], [margin, 0.0]);
     Some(next)
 }
 
-/// One line, without its end. The checks come in this order: length, UTF-8, columns, ids, scores.
+/// One line, without its end. The checks come in this order: length, UTF-8, columns, ids (there, distinct), scores.
 pub(super) fn careful_row(line: &[u8], rules: Rules, columns: &mut Columns) -> Result<(), BadRow> {
     if line.len() > rules.max_line_bytes {
         return Err(overlong(rules.max_line_bytes, line));
@@ -152,12 +153,13 @@ pub(super) fn careful_row(line: &[u8], rules: Rules, columns: &mut Columns) -> R
         BadRow::new(BadKind::Utf8, "UTF-8", found)
     })?;
     match rules.format {
-        Format::Nway => nway::row(text, rules.num_docs, columns),
+        Format::Nway => nway::row(text, rules, columns),
         Format::Margin => {
             let [query, positive, negative, margin] = split(text, rules.format)?;
             let ids = [("query_id", query), ("positive_id", positive), ("negative_id", negative)];
             ids.into_iter().try_for_each(|(name, id)| not_empty(name, id, line))?;
-            let scores = [score("margin", margin)?, 0.0];
+            distinct(positive, negative)?;
+            let scores = [score("margin", margin, rules.max_score)?, 0.0];
             let codes = ids.map(|(_, id)| columns.code(id));
             columns.push_pair(codes[0], [codes[1], codes[2]], scores);
             Ok(())
@@ -166,7 +168,9 @@ pub(super) fn careful_row(line: &[u8], rules: Rules, columns: &mut Columns) -> R
             let [positive_score, negative_score, query, positive, negative] = split(text, rules.format)?;
             let ids = [("query", query), ("positive", positive), ("negative", negative)];
             ids.into_iter().try_for_each(|(name, id)| not_empty(name, id, line))?;
-            let scores = [score("pos_score", positive_score)?, score("neg_score", negative_score)?];
+            distinct(positive, negative)?;
+            let max = rules.max_score;
+            let scores = [score("pos_score", positive_score, max)?, score("neg_score", negative_score, max)?];
             let codes = ids.map(|(_, id)| columns.code(id));
             columns.push_pair(codes[0], [codes[1], codes[2]], scores);
             Ok(())
@@ -205,11 +209,28 @@ fn not_empty(name: &str, id: &str, line: &[u8]) -> Result<(), BadRow> {
     Ok(())
 }
 
-pub(super) fn score(name: &str, text: &str) -> Result<f32, BadRow> {
-    number::parse_f32(text.as_bytes())
-        .filter(|value| value.is_finite())
-        .ok_or_else(|| BadRow::new(BadKind::Score, format!("a finite number as {name}"), excerpt(text.as_bytes())))
+fn distinct(positive: &str, negative: &str) -> Result<(), BadRow> {
+    if positive == negative { Err(repeated(positive)) } else { Ok(()) }
 }
+
+pub(super) fn repeated(id: &str) -> BadRow {
+    BadRow::new(BadKind::Repeated, "different docs in a row", format!("{} twice", excerpt(id.as_bytes())))
+}
+
+/// A finite number of at most `max` as magnitude.
+pub(super) fn score(name: &str, text: &str, max: f32) -> Result<f32, BadRow> {
+    let value = number::parse_f32(text.as_bytes())
+        .filter(|value| value.is_finite())
+        .ok_or_else(|| BadRow::new(BadKind::Score, format!("a finite number as {name}"), excerpt(text.as_bytes())))?;
+    if value.abs() > max {
+        let expected = format!("a number of at most {max:e} as {name}, so that gradients stay finite in float32");
+        return Err(BadRow { remedy: TOO_LARGE, ..BadRow::new(BadKind::Score, expected, excerpt(text.as_bytes())) });
+    }
+    Ok(value)
+}
+
+const TOO_LARGE: &str = "clip the scores (rankdistill scores clean --clip LOW HIGH), correct the row, or pass on_bad_row=\"skip\" to leave \
+                         such rows out, counted";
 
 /// Whether a margin file's first line names its columns.
 pub(super) fn is_margin_header(line: &[u8]) -> bool {

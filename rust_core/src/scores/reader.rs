@@ -4,7 +4,7 @@
 
 use super::parse::{self, Rules, is_margin_header, without_return};
 use super::source::{STDIN, Source};
-use super::{BadCounts, BadKind, Columns, Format, sniff};
+use super::{BadCounts, BadKind, Columns, Format, MAX_SCORE, sniff};
 use crate::error::{Error, ErrorKind, Result};
 use memchr::{memchr, memchr_iter, memrchr};
 use std::io::{self, Read};
@@ -38,13 +38,15 @@ pub struct ReaderOptions {
     pub block_rows: usize,
     /// Longer lines are bad rows, so that a file without line ends can't fill the memory.
     pub max_line_bytes: usize,
+    /// Scores of a larger magnitude are bad; infinity lets all finite ones pass.
+    pub max_score: f32,
     /// Where to begin.
     pub start: Position,
 }
 
 impl Default for ReaderOptions {
     fn default() -> Self {
-        Self { format: None, skip: false, block_rows: 1 << 16, max_line_bytes: 1 << 20, start: Position::default() }
+        Self { format: None, skip: false, block_rows: 1 << 16, max_line_bytes: 1 << 20, max_score: MAX_SCORE, start: Position::default() }
     }
 }
 
@@ -370,6 +372,7 @@ impl ScoreReader {
             format,
             num_docs: self.position.num_docs as usize,
             max_line_bytes: self.options.max_line_bytes,
+            max_score: self.options.max_score,
             skip: self.options.skip,
         };
         let parsed = parse::parse_lines(&self.buffer, range, rules, self.num_threads);

@@ -1,7 +1,7 @@
 //! Which format a file is in, told by its first lines.
 
 use super::parse::{Rules, careful_row, is_margin_header, without_return};
-use super::{Columns, Format, excerpt};
+use super::{BadKind, Columns, Format, excerpt};
 use crate::error::{Error, ErrorKind};
 
 /// Lines looked at. One would do for whole files; more, so that a text without a space doesn't pass for an id, nor a bad first row for the format.
@@ -11,8 +11,9 @@ const NUM_LINES: usize = 100;
 pub(super) fn sniff(head: &[u8], max_line_bytes: usize) -> Result<Format, Error> {
     let lines = || head.split(|&byte| byte == b'\n').map(without_return).filter(|line| !line.is_empty()).take(NUM_LINES);
     let fits = |format, line: &[u8]| {
-        let rules = Rules { format, num_docs: 0, max_line_bytes, skip: false };
-        careful_row(line, rules, &mut Columns::default()).is_ok()
+        // Rows that are bad for what they say, not for how they are written, tell the format too.
+        let rules = Rules { format, num_docs: 0, max_line_bytes, max_score: f32::INFINITY, skip: false };
+        careful_row(line, rules, &mut Columns::default()).map_or_else(|row| row.kind == BadKind::Repeated, |()| true)
     };
     for (number, line) in lines().enumerate() {
         if fits(Format::Nway, line) {

@@ -17,7 +17,8 @@ use std::ops::Range;
 use std::path::Path;
 
 const MAGIC: &[u8; 8] = b"RDSCORES";
-const VERSION: u32 = 1;
+/// 2: no row holds a doc twice, no score is beyond `MAX_SCORE`, and what was skipped for that is counted.
+const VERSION: u32 = 2;
 const REMEDY: &str = "remove the file; it is compiled again on its next use, or by \"rankdistill scores compile\"";
 
 /// How many ids a list has, how many of them are strings, and how long those are together.
@@ -86,7 +87,7 @@ impl Header {
             body_bytes: u64_at(80),
             table_checksum: u64_at(88),
             bad: std::array::from_fn(|kind| u64_at(96 + 8 * kind)),
-            fingerprint: String::from_utf8_lossy(&bytes[160..192]).into_owned(),
+            fingerprint: String::from_utf8_lossy(&bytes[168..200]).into_owned(),
         })
     }
 

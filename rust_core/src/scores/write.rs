@@ -1,7 +1,7 @@
 //! Writing score files in their published layouts: whole or not at all, compressed as the name says.
 
 use super::columns::{Columns, STRING};
-use super::{Format, excerpt};
+use super::{Format, MAX_SCORE, excerpt};
 use crate::disk::{aside, publish};
 use crate::error::{Error, ErrorKind, Result};
 use flate2::Compression;
@@ -84,6 +84,10 @@ impl ScoreFileWriter {
     /// `BadArgument` for what the layout can't hold: a score that isn't finite, a number of docs other than 2 (but in JSON), an
     /// id without a character, or with a tab or line end (but in JSON). `Io` if the disk refuses.
     pub fn push(&mut self, columns: &Columns, query: u64, docs: &[u64], scores: &[f32]) -> Result<()> {
+        if let Some(doc) = columns.repeated(docs) {
+            let found = format!("{} twice", excerpt(columns.id(doc).as_bytes()));
+            return Err(refusal("different docs in a row", found, "leave the repeated doc out").at(&self.path, Some(self.num_rows + 1)));
+        }
         let start = self.pending.len();
         let out = &mut self.pending;
         let result = match self.format {
@@ -138,6 +142,9 @@ fn refusal(expected: impl Into<String>, found: impl Into<String>, remedy: &str) 
 fn number(out: &mut Vec<u8>, score: f32) -> Result<()> {
     if !score.is_finite() {
         return Err(refusal("finite scores", score.to_string(), ""));
+    }
+    if score.abs() > MAX_SCORE {
+        return Err(refusal(format!("scores of at most {MAX_SCORE:e}"), format!("{score:e}"), "clip them"));
     }
     // Writing to a Vec doesn't fail; Debug, unlike Display, turns to exponents for the very large and small.
     write!(out, "{score:?}").expect("a Vec takes it");
