@@ -23,6 +23,7 @@ from rankdistill.formats.writing import (
     save_json,
     save_text,
 )
+from rankdistill.training.run import _public
 
 
 def mode_of(path: Path) -> int:
@@ -267,3 +268,15 @@ def test_a_json_file_is_one_line_or_indented(tmp_path: Path) -> None:
     assert (tmp_path / "a.json").read_bytes() == b'{"a": "\\u00e4"}\n'
     save_json(tmp_path / "a.json", {"a": "ä"}, indent=1, ensure_ascii=False)
     assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n "a": "ä"\n}\n'
+
+
+def test_a_model_card_names_no_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    values = {
+        "scores": [tmp_path / "data" / "a.tsv", Path("b.tsv"), "/home/somebody/c.tsv"],
+        "init": "/home/somebody/models/minilm",
+        "hub": "org/model",
+        "epochs": 3,
+    }
+    expected = {"scores": ["data/a.tsv", "b.tsv", "c.tsv"], "init": "minilm", "hub": "org/model", "epochs": 3}
+    assert _public(values) == expected
