@@ -135,7 +135,7 @@ class ScoreReader(Iterator[ScoreBlock]):
 
     @property
     def bad_rows(self) -> dict[str, int]:
-        """Rows skipped so far, by kind: columns, score, empty_id, utf8, overlong, archive, json, width."""
+        """Rows skipped so far, by kind: columns, score, id, utf8, overlong, archive, json, width."""
         return self._core.bad_rows
 
     @property

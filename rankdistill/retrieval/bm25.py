@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from rankdistill.errors import MissingDependencyError, MissingIdsError
-from rankdistill.records import Run
+from rankdistill.records import Run, as_id, as_texts, check_texts
 from rankdistill.retrieval.topk import top_k
 
 if TYPE_CHECKING:
@@ -81,7 +81,8 @@ class BM25:
         rows: list[list[int]] = []
         pairs = docs.items() if isinstance(docs, Mapping) else docs
         for doc_id, text in tqdm(pairs, desc="BM25 index", unit="doc", disable=not progress):
-            self.doc_ids.append(doc_id)
+            self.doc_ids.append(as_id(doc_id))
+            check_texts([text], self.doc_ids[-1:])
             rows.append([self._vocabulary.setdefault(word, len(self._vocabulary)) for word in bm25_tokens(text)])
         self._index = None
         if self._vocabulary:  # bm25s can't index nothing
@@ -105,7 +106,7 @@ class BM25:
         if k < 1:
             raise ValueError(f"expected k of at least 1, found {k}")
         run: Run = {}
-        for query_id, text in tqdm(queries.items(), desc="BM25", unit="query", disable=not progress):
+        for query_id, text in tqdm(as_texts(queries).items(), desc="BM25", unit="query", disable=not progress):
             scores = self.scores(text)
             rows = np.flatnonzero(scores > 0)
             run[query_id] = top_k(self.doc_ids, rows, scores[rows], k)

@@ -70,8 +70,8 @@ pub enum BadKind {
     Columns,
     /// A score that isn't a finite number.
     Score,
-    /// An id (or text) without a character.
-    EmptyId,
+    /// An id (or text) without a character, or an id with white space.
+    Id,
     /// Bytes that aren't UTF-8.
     Utf8,
     /// A line longer than the limit.
@@ -86,20 +86,12 @@ pub enum BadKind {
 
 impl BadKind {
     /// All of them, in the order of their counts.
-    pub const ALL: [BadKind; 8] = [
-        BadKind::Columns,
-        BadKind::Score,
-        BadKind::EmptyId,
-        BadKind::Utf8,
-        BadKind::Overlong,
-        BadKind::Archive,
-        BadKind::Json,
-        BadKind::Width,
-    ];
+    pub const ALL: [BadKind; 8] =
+        [BadKind::Columns, BadKind::Score, BadKind::Id, BadKind::Utf8, BadKind::Overlong, BadKind::Archive, BadKind::Json, BadKind::Width];
 
     /// The name that users read.
     pub fn name(self) -> &'static str {
-        ["columns", "score", "empty_id", "utf8", "overlong", "archive", "json", "width"][self as usize]
+        ["columns", "score", "id", "utf8", "overlong", "archive", "json", "width"][self as usize]
     }
 }
 
