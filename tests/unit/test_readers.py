@@ -230,3 +230,48 @@ def test_json_is_read_as_by_json_unless_a_text_is_no_text(value: list[str]) -> N
             json_value(line)
     else:
         assert json_value(line) == twin
+
+
+@pytest.mark.parametrize("is_big", [False, True])
+def test_a_mark_changes_no_fingerprint_and_a_kept_index_knows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_big: bool
+) -> None:
+    if is_big:
+        monkeypatch.setattr(texts_module, "_IN_MEMORY_BYTES", 0)
+    lines = b"d1\t\xc3\xbc\nd2\tb\n"
+    plain = read_lines(written(tmp_path / "plain.tsv", lines), tsv, cache_dir=tmp_path / "cache")
+    path = written(tmp_path / "marked.tsv", MARK + lines)
+    for _ in range(2):  # the second time from the kept index
+        marked = read_lines(path, tsv, cache_dir=tmp_path / "cache")
+        assert marked.fingerprint == plain.fingerprint
+        assert list(marked.pairs()) == list(plain.pairs()) == [("d1", "ü"), ("d2", "b")]
+
+
+def test_lines_are_counted_with_the_blank_ones(tmp_path: Path) -> None:
+    twice = (KILT % '"q"').encode()
+    path = written(tmp_path / "a.jsonl", b"\n" + twice + b"\n\n" + twice + b"\n")
+    with pytest.raises(BadDataError, match=r'a\.jsonl:4: expected distinct ids, found "q" a second time'):
+        list(read_distinct(path))
+    path = written(tmp_path / "b.jsonl", b"\n" + twice + b"\n \n[]\n")
+    with pytest.raises(BadDataError, match=r"b\.jsonl:4: expected a JSON object, found \[\]"):
+        list(read_kilt(path))
+
+
+def test_a_blank_line_between_titles_is_named(tmp_path: Path) -> None:
+    # Without ids, a title's line is its number: leaving one out would rename all that follow.
+    with pytest.raises(BadDataError, match=r"titles:2: expected a title, found a blank line; remove it"):
+        read_titles(written(tmp_path / "titles", b"A\n \n\nB\n\n"))
+    assert read_titles(written(tmp_path / "titles", b"A\nB\n \n\n")).titles == ["A", "B"]
+
+
+@pytest.mark.parametrize("id_", ["null", "true", "1.0", '""', "[1]"])
+@pytest.mark.parametrize(
+    "reader", [reader for reader in JSON_READERS if reader.name != "repositories.jsonl"], ids=named
+)
+def test_what_is_no_id_in_json_is_named(tmp_path: Path, reader: Reader, id_: str) -> None:
+    record = json.loads(reader.lines[0])
+    name = next(iter(record))
+    bad = reader.lines[0].replace(f'"{name}": {json.dumps(record[name], ensure_ascii=False)}', f'"{name}": {id_}')
+    with pytest.raises(BadDataError) as caught:
+        reader.read(written(tmp_path / reader.name, f"{reader.lines[1]}\n{bad}\n".encode()))
+    assert caught.value.line == 2
