@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from rankdistill.data.batches import Plan, Rows
 from rankdistill.errors import BadDataError
+from rankdistill.formats.gz import opened, text_lines
 
 __all__ = ["NUM_BINS", "TASPlan", "TASRows", "read_clusters"]
 
@@ -28,12 +29,12 @@ def read_clusters(path: str | os.PathLike[str]) -> list[list[str]]:
     """Clusters of query ids, as published: one a line, ids apart by spaces; empty ones are left out.
 
     Raises:
-        BadDataError: if a query is in two clusters, or there's no cluster.
+        BadDataError: if a query is in two clusters, a line isn't UTF-8, or there's no cluster.
     """
     clusters: list[list[str]] = []
     line_of: dict[str, int] = {}
-    with open(path, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
+    with opened(path) as file:
+        for number, line in text_lines(file, path):
             ids = line.split()
             for query_id in ids:
                 if line_of.setdefault(query_id, number) != number:

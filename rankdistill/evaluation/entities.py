@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rankdistill.evaluation.measures import Evaluation
+from rankdistill.records import by_id
 
 __all__ = ["EntityEvaluation", "evaluate_entities", "evaluate_pages"]
 
@@ -49,9 +50,10 @@ def evaluate_entities(
         GERBIL's "GSInKB" (gold standard in the knowledge base) of its task D2KB: Röder, Usbeck and Ngonga Ngomo 2018, Semantic
         Web 9(5). GENRE's "InKB micro F1" is the same. (GERBIL's "InKB" also counts known answers to left-out mentions as wrong.)
     """
+    answers = by_id(answers)
     known = {
         mention: [entity for entity in entities if knowledge_base is None or entity in knowledge_base]
-        for mention, entities in gold.items()
+        for mention, entities in by_id(gold).items()
     }
     judged = {mention: entities for mention, entities in known.items() if entities}
     if not judged:
@@ -97,9 +99,10 @@ def evaluate_pages(
     """
     if any(k < 1 for k in ks):
         raise ValueError(f"expected each k to be at least 1, found {list(ks)}")
+    ranked_pages = by_id(ranked_pages)
     judged = {
         question: sets
-        for question, own in gold.items()
+        for question, own in by_id(gold).items()
         if (sets := list(dict.fromkeys(frozenset(pages) for pages in own if pages)))
     }
     if not judged:

@@ -19,7 +19,7 @@ import ir_measures
 from ir_measures.measures.base import SumAgg
 
 from rankdistill.errors import MissingDependencyError
-from rankdistill.records import Qrels, Run
+from rankdistill.records import Qrels, Run, as_id, as_qrels, as_run
 
 __all__ = ["DEFAULT_MEASURES", "Evaluation", "evaluate", "needs_subtopics", "parse_measures"]
 
@@ -60,7 +60,7 @@ def evaluate(
     as 0, one that only the run has is ignored. nDCG's gain is the relevance itself, as in trec_eval.
 
     Args:
-        qrels: the judgements.
+        qrels: the judgements. Ids that are whole numbers become strings, here and in the run; grades such as 1.0 whole numbers.
         run: scores; order and size of the scores within a query matter, nothing else.
         measures: ir_measures' names ("nDCG@10", "RR(rel=2)@10", "AP", "R@100") or objects.
         query_ids: only these queries; each must be judged.
@@ -69,13 +69,14 @@ def evaluate(
 
     Raises:
         ValueError: an unknown measure, or one that these judgements don't allow; no query to average over, a query_id without
-            judgements, or a score that is NaN.
+            judgements, a score that is NaN, or what is no id, grade or score.
         MissingDependencyError: the package that computes a measure isn't installed.
     """
     parsed = parse_measures(measures)
-    judged = {query_id: docs for query_id, docs in qrels.items() if docs}
+    run = as_run(run)
+    judged = {query_id: docs for query_id, docs in as_qrels(qrels).items() if docs}
     if query_ids is not None:
-        wanted = dict.fromkeys(query_ids)
+        wanted = dict.fromkeys(map(as_id, query_ids))
         if unjudged := [query_id for query_id in wanted if query_id not in judged]:
             raise ValueError(
                 f"expected judged queries, found {len(unjudged)} without judgements (first: {unjudged[0]!r})"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 
 from rankdistill.errors import BadDataError
+from rankdistill.formats.json_lines import json_value
 from rankdistill.formats.texts import MappingTexts, Parts, read_lines
 from rankdistill.formats.trec import read_qrels
 
@@ -22,7 +22,7 @@ def jsonl(line: bytes) -> tuple[str, str]:
     """Id and text of one line of `corpus.jsonl` or `queries.jsonl`."""
     shape = 'a JSON object with "_id" and "text", strings'
     try:
-        row = json.loads(line)
+        row = json_value(line)
     except ValueError as error:
         raise ValueError(shape, f"{line[:80]!r} ({error})") from error
     if not isinstance(row, dict):

@@ -16,7 +16,7 @@ from rankdistill.formats.hf import is_saved, open_hf, parts_of_datasets
 from rankdistill.formats.irds import open_irds
 from rankdistill.formats.msmarco import open_msmarco
 from rankdistill.formats.texts import MappingTexts, Parts, Texts
-from rankdistill.records import Qrels
+from rankdistill.records import Qrels, as_id, as_qrels
 
 __all__ = ["Collection", "OnMissing", "collection_from_datasets", "collection_from_texts", "open_collection"]
 
@@ -118,7 +118,10 @@ class Collection:
 
 
 def _rows(texts: Texts, ids: Sequence[str]) -> NDArray[np.int64]:
-    return texts.ids.rows(cast("list[str]", ids) if isinstance(ids, list) else list(ids))
+    try:
+        return texts.ids.rows(cast("list[str]", ids) if isinstance(ids, list) else list(ids))
+    except TypeError:
+        return texts.ids.rows([as_id(id_) for id_ in ids])
 
 
 def _found(texts: Texts, ids: Sequence[str], on_missing: OnMissing, noun: str) -> NDArray[np.int64]:
@@ -153,11 +156,15 @@ def collection_from_texts(
     """A collection of texts in memory.
 
     Args:
-        docs: id -> text.
+        docs: id -> text. Ids that are whole numbers become strings, here and in the others.
         queries: id -> text.
         qrels: judgements, as the split "test".
+
+    Raises:
+        ValueError: for what is no id, text (None, say) or relevance.
     """
-    splits: dict[str, Callable[[], Qrels]] = {} if qrels is None else {"test": lambda: qrels}
+    judged = None if qrels is None else as_qrels(qrels)
+    splits: dict[str, Callable[[], Qrels]] = {} if judged is None else {"test": lambda: judged}
     return Collection(name, Parts(MappingTexts(docs, name), MappingTexts(queries or {}, f"{name} (queries)"), splits))
 
 

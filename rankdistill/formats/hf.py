@@ -5,6 +5,7 @@ Texts stay in Arrow.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,7 +18,8 @@ from rankdistill.errors import BadDataError, MissingDependencyError
 from rankdistill.formats.beir import with_title
 from rankdistill.formats.cache import fingerprint_of
 from rankdistill.formats.texts import MappingTexts, Parts, Texts, id_table
-from rankdistill.records import Qrels
+from rankdistill.formats.trec import DOC_COLUMNS, GRADE_COLUMNS, QUERY_COLUMNS, qrels_of
+from rankdistill.records import Qrels, as_id
 
 __all__ = ["open_hf", "parts_of_datasets"]
 
@@ -59,7 +61,11 @@ class _ArrowTexts(Texts):
     @cached_property
     def ids(self) -> IdTable:
         blocks = self._dataset.select_columns([self._id]).iter(batch_size=1 << 16)
-        return id_table((str(id_) for block in blocks for id_ in block[self._id]), self.name)
+        try:
+            return id_table((as_id(id_) for block in blocks for id_ in block[self._id]), self.name)
+        except ValueError as error:
+            expected = f'ids, strings or whole numbers, in the column "{self._id}"'
+            raise BadDataError(expected, str(error).rsplit("found ", 1)[-1], path=self.name) from None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -68,22 +74,27 @@ class _ArrowTexts(Texts):
 
     def take(self, rows: Sequence[int] | NDArray[Any]) -> list[str]:
         block = self._dataset[[int(row) for row in rows]]
+        for row, text in zip(rows, block[self._text], strict=True):
+            if not isinstance(text, str):
+                expected = f'a string in the column "{self._text}" of "{self.ids[int(row)]}"'
+                raise BadDataError(expected, repr(text), "leave such rows out", self.name)
         titles = block["title"] if self._has_title else [None] * len(block[self._text])
         return [with_title(title, text) for title, text in zip(titles, block[self._text], strict=True)]
 
 
 def _qrels(dataset: Any, name: str) -> Qrels:
     columns = list(dataset.column_names)
-    query = _pick(columns, ("query-id", "query_id", "qid"), "query ids", name)
-    doc = _pick(columns, ("corpus-id", "corpus_id", "document_id", "doc_id", "passage_id", "pid"), "document ids", name)
-    score = next((column for column in ("score", "relevance", "label") if column in columns), None)
-    qrels: Qrels = {}
-    for block in dataset.with_format(None).iter(batch_size=1 << 14):
-        # NanoBEIR's qrels have no score: every pair in them is relevant.
-        scores = block[score] if score else [1] * len(block[query])
-        for query_id, doc_id, relevance in zip(block[query], block[doc], scores, strict=True):
-            qrels.setdefault(str(query_id), {})[str(doc_id)] = int(relevance)
-    return qrels
+    query = _pick(columns, QUERY_COLUMNS, "query ids", name)
+    doc = _pick(columns, DOC_COLUMNS, "document ids", name)
+    score = next((column for column in GRADE_COLUMNS if column in columns), None)
+
+    def rows() -> Iterator[tuple[None, Any, Any, Any]]:
+        for block in dataset.with_format(None).iter(batch_size=1 << 14):
+            # NanoBEIR's qrels have no score: every pair in them is relevant.
+            scores = block[score] if score else [1] * len(block[query])
+            yield from zip(itertools.repeat(None), block[query], block[doc], scores, strict=False)
+
+    return qrels_of(rows(), name)
 
 
 def parts_of_datasets(docs: Any, queries: Any | None, qrels: Mapping[str, Any] | Any | None, name: str) -> Parts:

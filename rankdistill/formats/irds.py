@@ -13,6 +13,7 @@ from rankdistill.errors import MissingDependencyError
 from rankdistill.formats.beir import with_title
 from rankdistill.formats.cache import fingerprint_of
 from rankdistill.formats.texts import MappingTexts, Parts, Texts, id_table
+from rankdistill.formats.trec import qrels_of
 from rankdistill.records import Qrels
 
 __all__ = ["open_irds"]
@@ -76,10 +77,8 @@ def open_irds(id_: str) -> Parts | None:
     )
 
     def qrels() -> Qrels:
-        judged: Qrels = {}
-        for qrel in dataset.qrels_iter():
-            judged.setdefault(qrel.query_id, {})[qrel.doc_id] = int(qrel.relevance)
-        return judged
+        rows = ((None, qrel.query_id, qrel.doc_id, qrel.relevance) for qrel in dataset.qrels_iter())
+        return qrels_of(rows, id_)
 
     split = id_.rsplit("/", 1)[-1]
     return Parts(

@@ -11,19 +11,20 @@
 from __future__ import annotations
 
 import ast
-import gzip
 import json
 import math
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias, cast
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
 from rankdistill.errors import BadDataError, MissingDependencyError
+from rankdistill.formats.gz import opened
+from rankdistill.formats.json_lines import json_value
 from rankdistill.formats.writing import replacing
 
 if TYPE_CHECKING:
@@ -61,10 +62,8 @@ def _magic(path: str) -> bytes:
         return file.read(4)
 
 
-def _open_lines(path: str) -> IO[bytes]:
-    if _magic(path)[:2] == b"\x1f\x8b":
-        return cast("IO[bytes]", gzip.open(path, "rb"))
-    return open(path, "rb")
+def _open_lines(path: str) -> AbstractContextManager[IO[bytes]]:
+    return opened(path, packed=_magic(path)[:2] == b"\x1f\x8b")
 
 
 def kd_format(path: str) -> KdFormat | None:
@@ -93,7 +92,7 @@ def kd_format(path: str) -> KdFormat | None:
 
 def _object(line: bytes, path: str, number: int) -> dict[str, Any]:
     try:
-        record = json.loads(line)
+        record = json_value(line)
     except ValueError as error:
         record = f"{line[:60]!r} ({error})"
     if not isinstance(record, dict):
@@ -169,7 +168,7 @@ def read_kd(path: str, format: KdFormat) -> Iterator[list[ScoredRow]]:
     for number, record in _records(path, format):
         try:
             rows = _rows(record, format)
-        except (KeyError, ValueError, TypeError, SyntaxError, AttributeError) as error:
+        except (KeyError, ValueError, TypeError, SyntaxError, AttributeError, RecursionError, MemoryError) as error:
             expected = f"{', '.join(_COLUMNS[format])} of the format {format}"
             raise BadDataError(expected, str(error), "correct the row", path, number) from error
         for query, docs in rows:

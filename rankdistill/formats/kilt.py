@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rankdistill.formats.json_lines import BadField, distinct, json_lines, typed
+from rankdistill.formats.json_lines import BadField, distinct, id_of, json_lines, typed
 from rankdistill.formats.writing import replacing
 
 __all__ = [
@@ -96,7 +96,7 @@ def read_distinct(path: str | os.PathLike[str]) -> Iterator[KiltRecord]:
     Raises:
         BadDataError: also for an id that occurs a second time.
     """
-    return distinct(path, read_kilt(path))
+    return json_lines(path, distinct(_record))
 
 
 def write_kilt(path: str | os.PathLike[str], records: Iterable[KiltRecord]) -> None:
@@ -163,11 +163,7 @@ def one_line(text: str) -> str:
 def _record(row: Any) -> KiltRecord:
     if not isinstance(row, dict):
         raise BadField("a JSON object", row)
-    id_ = row.pop("id", None)
-    if isinstance(id_, int) and not isinstance(id_, bool):
-        id_ = str(id_)
-    if not isinstance(id_, str) or not id_:
-        raise BadField('an "id", a string', id_)
+    id_ = id_of(row)
     output = typed(row, "output", list, "a list of objects", [])
     candidates = typed(row, "candidates", list, "a list of titles", None)
     if candidates is not None and not all(isinstance(title, str) for title in candidates):

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rankdistill.formats.json_lines import BadField, first_object, json_lines, typed
+from rankdistill.formats.json_lines import BadField, distinct, first_object, id_of, json_lines, typed
 from rankdistill.formats.writing import replacing
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "as_row",
     "is_linked_texts",
     "marked_text",
+    "read_distinct_texts",
     "read_linked_texts",
     "write_linked_texts",
 ]
@@ -67,6 +68,15 @@ def read_linked_texts(path: str | os.PathLike[str]) -> Iterator[LinkedText]:
     return json_lines(path, _linked_text)
 
 
+def read_distinct_texts(path: str | os.PathLike[str]) -> Iterator[LinkedText]:
+    """As `read_linked_texts`, where each id may occur once.
+
+    Raises:
+        BadDataError: also for an id that occurs a second time.
+    """
+    return json_lines(path, distinct(_linked_text))
+
+
 def write_linked_texts(path: str | os.PathLike[str], texts: Iterable[LinkedText]) -> None:
     """Writes texts so that `read_linked_texts` gives back equal ones; atomically, gzip for `.gz`.
 
@@ -112,11 +122,7 @@ def as_row(text: LinkedText) -> dict[str, Any]:
 def _linked_text(row: Any) -> LinkedText:
     if not isinstance(row, dict):
         raise BadField("a JSON object", row)
-    id_ = row.pop("id", None)
-    if isinstance(id_, int) and not isinstance(id_, bool):
-        id_ = str(id_)
-    if not isinstance(id_, str) or not id_:
-        raise BadField('an "id", a string', id_)
+    id_ = id_of(row)
     text = typed(row, "text", str, "a string", None)
     if text is None:
         raise BadField('"text", a string', None)

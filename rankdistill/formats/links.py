@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from rankdistill.errors import BadDataError
-from rankdistill.formats.gz import opened
+from rankdistill.formats.gz import opened, text_lines
 from rankdistill.formats.json_lines import first_object
 from rankdistill.formats.kilt import gold_titles, one_line, read_kilt
 from rankdistill.formats.linked_texts import is_linked_texts, read_linked_texts
@@ -56,18 +56,19 @@ def read_links(path: str | os.PathLike[str]) -> Iterator[Link]:
 def read_anchors(path: str | os.PathLike[str]) -> Iterator[Link]:
     """The lines `mention ⇥ title ⇥ count` of a table of anchors, plain or `.gz`; runs of white space become one space.
 
+    Blank lines are left out.
+
     Raises:
         FileNotFoundError: if there's no such file.
         BadDataError: for a line of another shape, with file and line.
     """
     with opened(path) as file:
-        for number, raw in enumerate(file, 1):
-            try:
-                columns = raw.rstrip(b"\r\n").decode().split("\t")
-            except UnicodeDecodeError as error:
-                raise BadDataError("UTF-8", repr(raw[:60]), path=str(path), line=number) from error
+        for number, line in text_lines(file, path):
+            columns = line.split("\t")
+            if not line.strip():
+                continue
             mention, title = (" ".join(column.split()) for column in columns[:2]) if len(columns) == 3 else ("", "")
             if not mention or not title or not (columns[2].isascii() and columns[2].isdigit() and int(columns[2])):
                 expected = "a mention, a title and a count of at least 1, with tabs between"
-                raise BadDataError(expected, repr("\t".join(columns)[:80]), path=str(path), line=number)
+                raise BadDataError(expected, repr(line[:80]), path=str(path), line=number)
             yield Link(mention, title, int(columns[2]))

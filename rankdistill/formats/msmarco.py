@@ -8,7 +8,7 @@ from pathlib import Path
 from rankdistill.errors import BadDataError
 from rankdistill.formats.beir import find
 from rankdistill.formats.texts import MappingTexts, Parts, read_lines
-from rankdistill.formats.trec import read_qrels
+from rankdistill.formats.trec import is_quoted, read_qrels
 
 __all__ = ["open_msmarco", "tsv"]
 
@@ -18,6 +18,8 @@ def tsv(line: bytes) -> tuple[str, str]:
     columns = line.decode().split("\t")
     if len(columns) != 2 or not columns[0]:
         raise ValueError("2 tab-separated columns, id and text", f"{len(columns)} ({line[:80]!r})")
+    if is_quoted(columns[0]):
+        raise ValueError("an id without quotes; nothing is quoted in this layout", f"{line[:80]!r}")
     return columns[0], columns[1].strip()
 
 

@@ -7,7 +7,6 @@ begins and ends is kept (24 bytes and an id).
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,8 @@ from numpy.typing import NDArray
 
 from rankdistill._core import IdTable
 from rankdistill.errors import BadDataError
+from rankdistill.formats.gz import after_mark
+from rankdistill.formats.json_lines import json_value
 from rankdistill.formats.texts import Texts, id_table
 
 __all__ = ["Snippets", "cut_snippets", "open_repositories"]
@@ -41,10 +42,10 @@ class _Source(NamedTuple):
     def read(self) -> str:
         """Its text. Raises UnicodeDecodeError if it isn't UTF-8."""
         if self.start is None:
-            return self.path.read_text(encoding="utf-8")
+            return self.path.read_text(encoding="utf-8-sig")
         with self.path.open("rb") as file:
             file.seek(self.start)
-            return str(json.loads(file.readline())["text"])
+            return str(json_value(file.readline())["text"])
 
 
 class Snippets(Texts):
@@ -75,7 +76,7 @@ class Snippets(Texts):
                     continue
                 at = len(self._files)
                 cut = [(at, start, stop) for start, stop in cut_snippets(text)]
-                digest.update(f"{source.name}\0{text}\0{cut}\0".encode("utf-8", "surrogatepass"))
+                digest.update(f"{source.name}\0{text}\0{cut}\0".encode())
                 ids.extend(f"{source.name}#{i}" for i in range(len(cut)))
                 spans.extend(cut)
                 self._files.append(source)
@@ -85,7 +86,7 @@ class Snippets(Texts):
         self.num_files = len(self._files)
         self.bounds: NDArray[np.int64] = np.array(bounds, np.int64)
         self._spans: NDArray[np.int64] = np.array(spans, np.int64).reshape(-1, 3)
-        self._ids, self._fingerprint = id_table(ids, name), digest.hexdigest()
+        self._ids, self._fingerprint = id_table(ids, name, spaced=True), digest.hexdigest()
 
     @property
     def ids(self) -> IdTable:
@@ -173,12 +174,13 @@ def _folders(root: Path, glob: str) -> dict[str, list[_Source]]:
 
 def _lines(path: Path) -> dict[str, list[_Source]]:
     found: dict[str, list[_Source]] = {}
-    start = 0
-    with path.open("rb") as file:
+    with path.open("rb") as buffered:
+        file = after_mark(buffered)
+        start = file.tell()
         for number, line in enumerate(file, 1):
             if line.strip():
                 try:
-                    row = json.loads(line)
+                    row = json_value(line)
                     repository, text = row["repository"], row["text"]
                     valid = isinstance(repository, str) and isinstance(text, str)
                 except (ValueError, KeyError, TypeError):

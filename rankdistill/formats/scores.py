@@ -140,7 +140,7 @@ class ScoreReader(Iterator[ScoreBlock]):
 
     @property
     def bad_rows(self) -> dict[str, int]:
-        """Rows skipped so far, by kind: columns, score, empty_id, utf8, overlong, archive, json, width, repeated."""
+        """Rows skipped so far, by kind: columns, score, id, utf8, overlong, archive, json, width, repeated."""
         return self._core.bad_rows
 
     @property

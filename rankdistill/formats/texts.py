@@ -6,12 +6,11 @@ the id table. The lines stay on disk (memory-mapped), or in one buffer where the
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import io
 import mmap
+import shutil
 import zipfile
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,8 +22,9 @@ from numpy.typing import NDArray
 from rankdistill._core import IdTable
 from rankdistill.errors import BadDataError, BadStoreError
 from rankdistill.formats.cache import cache_folder, fingerprint_of
+from rankdistill.formats.gz import BYTE_ORDER_MARK, opened
 from rankdistill.formats.writing import replacing
-from rankdistill.records import Qrels
+from rankdistill.records import Qrels, as_texts, first_with_white_space
 
 __all__ = ["LineTexts", "MappingTexts", "ParseLine", "Parts", "Texts", "id_table", "read_lines"]
 
@@ -38,7 +38,8 @@ _BLOCK = 2048
 _IN_MEMORY_BYTES = 64 << 20
 # gzip shrinks text to about a quarter.
 _IN_MEMORY_GZIP_BYTES = 16 << 20
-_INDEX_VERSION = 1
+_INDEX_VERSION = 2
+_NO_SPACE = "white space parts the columns of runs and qrels; change the ids"
 
 
 class Texts(ABC):
@@ -84,12 +85,14 @@ class Parts(NamedTuple):
     qrels: Mapping[str, Callable[[], Qrels]]
 
 
-def id_table(ids: Iterable[str], name: str, blocks: int = 1 << 16) -> IdTable:
-    """The table of distinct ids. Raises BadDataError for one that occurs twice."""
+def id_table(ids: Iterable[str], name: str, *, spaced: bool = False, blocks: int = 1 << 16) -> IdTable:
+    """The table of distinct ids. Raises BadDataError for one that occurs twice, or has white space if it may not be `spaced`."""
     table, block = IdTable(), list[str]()
 
     def flush() -> None:
         start = len(table)
+        if not spaced and (at := first_with_white_space(block)) is not None:
+            raise BadDataError("ids without white space", f'"{block[at]}" (entry {start + at + 1})', _NO_SPACE, name)
         if (at := table.extend(block)) is not None:
             raise BadDataError("distinct ids", f'"{block[at]}" a second time (entry {start + at + 1})', path=name)
         block.clear()
@@ -103,11 +106,15 @@ def id_table(ids: Iterable[str], name: str, blocks: int = 1 << 16) -> IdTable:
 
 
 class MappingTexts(Texts):
-    """The caller's own `{id: text}`; nothing is copied but the ids."""
+    """The caller's own `{id: text}`; nothing is copied but the ids.
+
+    Raises:
+        ValueError: for what is no id or no text, as `as_texts`.
+    """
 
     def __init__(self, texts: Mapping[str, str], name: str) -> None:
-        self.name, self._texts, self._ids = name, texts, id_table(texts, name)
-        self._fingerprint = ""
+        self.name, self._texts = name, as_texts(texts)
+        self._ids, self._fingerprint = id_table(self._texts, name), ""
 
     @property
     def ids(self) -> IdTable:
@@ -172,7 +179,8 @@ def read_lines(path: Path, parse: ParseLine, *, cache_dir: Path | None = None) -
     """
     packed, size = path.suffix == ".gz", path.stat().st_size
     if size <= (_IN_MEMORY_GZIP_BYTES if packed else _IN_MEMORY_BYTES):
-        lines = _gunzip(path, lambda file: file.read()) if packed else path.read_bytes()
+        with opened(path) as whole:
+            lines = whole.read()
         return LineTexts(str(path), lines, *_index(io.BytesIO(lines), parse, path))
     key = fingerprint_of(path.resolve(), size, path.stat().st_mtime_ns, getattr(parse, "__name__", ""), _INDEX_VERSION)
     folder = (cache_dir or cache_folder("collections")) / key
@@ -181,8 +189,8 @@ def read_lines(path: Path, parse: ParseLine, *, cache_dir: Path | None = None) -
     if packed:
         plain = folder / "lines"
         if not plain.exists():
-            with replacing(plain, like=[path]) as out:
-                _gunzip(path, lambda file: _copy(file, out))
+            with opened(path) as source, replacing(plain, like=[path]) as out:
+                shutil.copyfileobj(source, out, 1 << 20)
     with plain.open("rb") as file:
         lines_map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         try:
@@ -203,6 +211,8 @@ def _index(file: IO[bytes], parse: ParseLine, path: Path) -> IndexParts:
     block_ids, block_starts, block_lines = list[str](), list[int](), list[int]()
 
     def flush() -> None:
+        if (at := first_with_white_space(block_ids)) is not None:
+            raise BadDataError("ids without white space", f'"{block_ids[at]}"', _NO_SPACE, str(path), block_lines[at])
         if (at := table.extend(block_ids)) is not None:
             remedy = "ids of a collection are distinct; remove one of the lines"
             raise BadDataError("a new id", f'"{block_ids[at]}" a second time', remedy, str(path), block_lines[at])
@@ -210,9 +220,11 @@ def _index(file: IO[bytes], parse: ParseLine, path: Path) -> IndexParts:
         for block in (block_ids, block_starts, block_lines):
             block.clear()
 
-    start = 0
+    start = len(BYTE_ORDER_MARK) if file.read(len(BYTE_ORDER_MARK)) == BYTE_ORDER_MARK else 0
+    file.seek(start)
     for number, line in enumerate(file, 1):
-        if stripped := line.rstrip(b"\r\n"):
+        if not line.isspace():
+            stripped = line.rstrip(b"\r\n")
             try:
                 id_, _ = parse(stripped)
             except ValueError as error:
@@ -245,16 +257,3 @@ def _load_index(path: Path, parse: ParseLine) -> IndexParts:
         if len(ids) != len(saved["starts"]):
             raise ValueError("an index whose parts differ in length")
         return saved["starts"], ids, parse, str(saved["fingerprint"])
-
-
-def _gunzip(path: Path, use: Callable[[gzip.GzipFile], Any]) -> Any:
-    try:
-        with gzip.open(path) as file:
-            return use(file)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise BadDataError("a whole gzip archive", str(error), "fetch the file again", str(path)) from error
-
-
-def _copy(source: gzip.GzipFile, target: IO[bytes]) -> None:
-    while block := source.read(1 << 20):
-        target.write(block)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankdistill.errors import BadDataError
-from rankdistill.formats.gz import opened
+from rankdistill.formats.gz import opened, text_lines
 
 __all__ = ["Titles", "names_of", "read_titles"]
 
@@ -31,22 +31,26 @@ class Titles(NamedTuple):
 def read_titles(path: str | os.PathLike[str]) -> Titles:
     """Reads a file of titles. A first line with a tab says that all lines are `id ⇥ title`.
 
+    Blank lines are left out at the end only, since a title's id may be the number of its line.
+
     Raises:
         BadDataError: for a line without a title, that isn't UTF-8, or whose id isn't a number below 2^32; a torn archive;
             an empty file.
     """
     titles, ids = list[str](), list[int]()
     has_ids = False
+    blank: int | None = None
     with opened(path) as file:
-        for number, raw in enumerate(file, 1):
-            try:
-                line = raw.rstrip(b"\r\n").decode()
-            except UnicodeDecodeError as error:
-                raise BadDataError("UTF-8", repr(raw[:60]), path=str(path), line=number) from error
+        for number, line in text_lines(file, path):
+            if not line.strip():
+                blank = blank or number
+                continue
+            expected = "a number, a tab and a title" if has_ids else "a title"
+            if blank is not None:
+                raise BadDataError(expected, "a blank line", "remove it", str(path), blank)
             columns = line.split("\t")
-            has_ids = len(columns) > 1 if number == 1 else has_ids
+            has_ids = has_ids if titles else len(columns) > 1
             if len(columns) != 1 + has_ids or not columns[-1].strip():
-                expected = "a number, a tab and a title" if has_ids else "a title"
                 raise BadDataError(expected, repr(line[:60]), "the first line decides", str(path), number)
             titles.append(columns[-1])
             if has_ids:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import IO, NamedTuple, cast
 
 from rankdistill.errors import BadDataError
+from rankdistill.formats.gz import opened, text_lines
 from rankdistill.formats.writing import replacing
 
 __all__ = ["Triple", "read_triples", "write_triples"]
@@ -28,15 +29,18 @@ def _open(path: str | os.PathLike[str]) -> IO[str]:
 
 
 def read_triples(path: str | os.PathLike[str]) -> list[Triple]:
-    """Reads a file of triples, plain or .gz.
+    """Reads a file of triples, plain or .gz. Blank lines are left out.
 
     Raises:
-        BadDataError: for a row without three non-empty columns, or whose negative is its positive, or an empty file.
+        BadDataError: for a row without three non-empty columns, that isn't UTF-8, or whose negative is its positive; for a torn
+            archive, or an empty file.
     """
     triples = []
-    with _open(path) as lines:
-        for number, line in enumerate(lines, 1):
-            columns = line.rstrip("\r\n").split("\t")
+    with opened(path) as file:
+        for number, line in text_lines(file, path):
+            if not line.strip():
+                continue
+            columns = line.split("\t")
             if len(columns) != 3 or not all(columns):
                 found = f"{len(columns)} ({line[:60]!r})"
                 remedy = "write query_id, positive_id, negative_id"

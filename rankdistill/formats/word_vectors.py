@@ -21,7 +21,7 @@ def read_word_vectors(
     """Reads a table of word vectors, plain or .gz.
 
     Words are lower-cased; of forms that become one, the first is taken, since such files begin with the frequent ones. A
-    first line of two whole numbers (word2vec's header) is skipped, and so are words with spaces in them.
+    first line of two whole numbers (word2vec's header) is skipped, and so are words with spaces in them, and blank lines.
 
     Args:
         path: the table.
@@ -38,6 +38,8 @@ def read_word_vectors(
     dim = 0
     with opened(path) as lines:
         for number, line in enumerate(lines, 1):
+            if line.isspace():
+                continue
             fields = line.rstrip(b" \r\n").split(b" ")
             if number == 1 and len(fields) == 2 and all(field.isdigit() for field in fields):
                 continue

@@ -12,9 +12,8 @@ from rankdistill.evaluation.linking import TitleLink, evaluate_links
 from rankdistill.evaluation.measures import Evaluation
 from rankdistill.evaluation.report import evaluation_rows, render_table
 from rankdistill.evaluation.significance import compare
-from rankdistill.formats.json_lines import distinct
 from rankdistill.formats.kilt import KiltRecord, gold_titles, read_distinct
-from rankdistill.formats.linked_texts import is_linked_texts, read_linked_texts
+from rankdistill.formats.linked_texts import is_linked_texts, read_distinct_texts
 from rankdistill.formats.trec import read_run
 from rankdistill.formats.writing import save_json
 from rankdistill.generation.pages import page_id
@@ -100,8 +99,7 @@ def _links(path: Path) -> dict[str, list[TitleLink]]:
     Raises:
         BadDataError: for malformed lines, or an id that occurs twice.
     """
-    texts = distinct(path, read_linked_texts(path))
-    return {text.id: [(own.start, own.end, own.title) for own in text.mentions] for text in texts}
+    return {text.id: [(own.start, own.end, own.title) for own in text.mentions] for text in read_distinct_texts(path)}
 
 
 def _report(

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import IO, Any
 
-from rankdistill.errors import BadDataError, NothingDoneError
-from rankdistill.formats.gz import opened
-from rankdistill.formats.json_lines import BadField, json_lines
+from rankdistill.errors import NothingDoneError
+from rankdistill.formats.gz import after_mark, opened, text_lines
+from rankdistill.formats.json_lines import BadField, id_of, json_lines
 from rankdistill.formats.linked_texts import LinkedText, TextMention, as_row, marked_text
 from rankdistill.formats.mentions import MentionTable
 from rankdistill.formats.terminal import printable
@@ -101,22 +101,18 @@ def _texts(options: EntitiesLinkOptions) -> Iterator[LinkedText]:
         path = "/dev/stdin" if is_stdin else str(options.input)
         yield from json_lines(path, lambda row: _row(row, next(numbers)))
     elif is_stdin:
-        yield from _lines(sys.stdin.buffer, "standard input")
+        yield from _lines(after_mark(sys.stdin.buffer), "standard input")
     else:
         with opened(options.input) as file:
             yield from _lines(file, str(options.input))
 
 
 def _lines(lines: Iterable[bytes], path: str) -> Iterator[LinkedText]:
-    for number, line in enumerate(lines):
-        try:
-            yield LinkedText(str(number), line.rstrip(b"\r\n").decode())
-        except UnicodeDecodeError as error:
-            raise BadDataError("UTF-8", repr(line[:60]), path=path, line=number + 1) from error
+    return (LinkedText(str(number - 1), text) for number, text in text_lines(lines, path))
 
 
 def _row(row: Any, number: int) -> LinkedText:
     if not isinstance(row, dict) or not isinstance(row.get("text"), str):
         raise BadField('an object with a "text", a string', row)
     more = {key: value for key, value in row.items() if key not in ("id", "text", "mentions")}
-    return LinkedText(str(row.get("id", number)), row["text"], (), more)
+    return LinkedText(id_of(row) if "id" in row else str(number), row["text"], (), more)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from rankdistill.generation.decoding import Aliases, generate_entities
 from rankdistill.generation.trie import TokenTrie
-from rankdistill.records import Run, ranked
+from rankdistill.records import Run, as_texts, ranked
 
 __all__ = ["page_id", "retrieve_entities"]
 
@@ -46,8 +46,9 @@ def retrieve_entities(
         query_id -> doc_id -> score, in `records.ranked`'s order.
 
     Raises:
-        ValueError: for a k below 1, or as `generate_entities`.
+        ValueError: for a k below 1, a query that is no text, an id that is none, or as `generate_entities`.
     """
+    queries = as_texts(queries)
     found = generate_entities(
         model,
         tokenizer,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from rankdistill.errors import MissingDependencyError, MissingIdsError
-from rankdistill.records import Run
+from rankdistill.records import Run, as_id, as_texts, check_texts
 from rankdistill.retrieval.topk import top_k
 
 if TYPE_CHECKING:
@@ -138,7 +138,8 @@ class BM25:
         rows: list[list[int]] = []
         pairs = docs.items() if isinstance(docs, Mapping) else docs
         for doc_id, text in tqdm(pairs, desc="BM25 index", unit="doc", disable=not progress):
-            self.doc_ids.append(doc_id)
+            self.doc_ids.append(as_id(doc_id))
+            check_texts([text], self.doc_ids[-1:])
             rows.append([self._vocabulary.setdefault(word, len(self._vocabulary)) for word in tokenize(text)])
         self._index = None
         if self._vocabulary:  # bm25s can't index nothing
@@ -161,6 +162,7 @@ class BM25:
         """
         if k < 1:
             raise ValueError(f"expected k of at least 1, found {k}")
+        queries = as_texts(queries)
         items = tqdm(queries.items(), desc="BM25", unit="query", disable=not progress)
         run = {query_id: self.rank(text, k) for query_id, text in items}
         if empty := [query_id for query_id, docs in run.items() if not docs]:

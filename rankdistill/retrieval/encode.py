@@ -25,6 +25,7 @@ from rankdistill.models.loading import at_exit
 from rankdistill.models.multi_exit import MultiExitEncoder
 from rankdistill.models.precision import DTypeName, inference_mode
 from rankdistill.models.towers import Kind, Tower
+from rankdistill.records import check_texts
 from rankdistill.retrieval.folders import VECTORS, fill_folder, open_folder
 
 if TYPE_CHECKING:
@@ -134,7 +135,11 @@ def in_batches(
     Args:
         encode: takes which texts they are, and their input_ids and attention_mask [B, L].
         kind: as in `encode_texts`; so for `batch_tokens`, `dtype` and `progress`.
+
+    Raises:
+        ValueError: for what is no text.
     """
+    check_texts(texts)
     with (
         tqdm(total=len(texts), desc=f"encode {kind}", unit="text", disable=not progress) as bar,
         inference_mode(model, dtype),

@@ -13,7 +13,7 @@ from rankdistill.errors import BadDataError
 from rankdistill.models.exits import Cell
 from rankdistill.models.multi_exit import MultiExitEncoder
 from rankdistill.models.precision import DTypeName, inference_mode
-from rankdistill.records import Run, ranked
+from rankdistill.records import Run, as_texts, ranked
 from rankdistill.retrieval.encode import encode_exits, pad_batch
 from rankdistill.retrieval.flat import Device, FlatIndex
 from rankdistill.retrieval.search import search_vectors
@@ -84,6 +84,7 @@ def search_exits(
         batch_tokens: as in `encode_texts`; so for `dtype` and `progress`.
     """
     settings: dict[str, Any] = {"batch_tokens": batch_tokens, "dtype": dtype, "progress": progress}
+    queries = as_texts(queries)
     vectors = encode_exits(model, list(queries.values()), kind="query", **settings)
     runs = {}
     for cell, index in indexes.items():
@@ -155,6 +156,7 @@ def search_adaptively(
         raise BadDataError("an index for each exit", f"none for exit {missing[0]}", "make them with build_exit_indexes")
     found: Run = {}
     stopped: dict[str, int] = {}
+    queries = as_texts(queries)
     query_ids = list(queries)
     ids = model.tokenize(list(queries.values()), "query")
     order = sorted(range(len(ids)), key=lambda row: len(ids[row]))

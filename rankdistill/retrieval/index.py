@@ -16,6 +16,7 @@ from rankdistill.models.loading import ARCHITECTURES, Model
 from rankdistill.models.precision import DTypeName
 from rankdistill.models.similarity import Similarity
 from rankdistill.models.splade import SpladeModel
+from rankdistill.records import as_texts
 from rankdistill.retrieval import flat, sparse
 from rankdistill.retrieval.flat import Device, FlatIndex, faiss_module
 from rankdistill.retrieval.folders import index_facts
@@ -66,12 +67,13 @@ def build_index(
 
     Raises:
         BadDataError: if the model can only re-rank.
+        ValueError: for a document that is no text, or an id that is none.
     """
     if not searches(model):
         raise _only_reranks(model.architecture)
     if isinstance(model, DenseModel):
         faiss_module()  # the door: before an hour of encoding, not after
-    texts = dict(docs)
+    texts = as_texts(dict(docs))
     settings: dict[str, Any] = {"batch_tokens": batch_tokens, "dtype": dtype, "progress": progress}
     encoded = encode(model, list(texts.values()), kind="document", **settings)
     centroids = num_centroids if isinstance(model, ColbertModel) else None

@@ -17,7 +17,7 @@ from rankdistill.models.precision import DTypeName, inference_mode
 from rankdistill.models.similarity import pair_similarities
 from rankdistill.models.splade import SpladeModel
 from rankdistill.models.towers import InteractionModel
-from rankdistill.records import Run, ranked
+from rankdistill.records import Run, as_run, ranked
 from rankdistill.retrieval.encode import at_once, encode_texts, length_sorted_batches, pad_batch
 from rankdistill.retrieval.precompute import Encoded, Precomputed, encode
 from rankdistill.retrieval.sparse import encode_sparse
@@ -155,8 +155,9 @@ def rerank(
 
     Raises:
         MissingIdsError: the run names queries or documents that the collection, or `precomputed`, lacks.
+        ValueError: for what is no id or no score.
     """
-    candidates = {query_id: [doc_id for doc_id, _ in ranked(scores, depth)] for query_id, scores in run.items()}
+    candidates = {query_id: [doc_id for doc_id, _ in ranked(scores, depth)] for query_id, scores in as_run(run).items()}
     queries = collection.query_texts(list(candidates))
     doc_ids = list(dict.fromkeys(doc_id for found in candidates.values() for doc_id in found))
     row_of = {doc_id: row for row, doc_id in enumerate(doc_ids if precomputed is None else precomputed.doc_ids)}

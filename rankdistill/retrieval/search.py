@@ -15,7 +15,7 @@ from rankdistill.models.foreign import DenseModel
 from rankdistill.models.loading import Model
 from rankdistill.models.precision import DTypeName
 from rankdistill.models.splade import SpladeModel
-from rankdistill.records import Run, ranked
+from rankdistill.records import Run, as_texts, ranked
 from rankdistill.retrieval.index import FlatIndex, Index, SparseIndex, TokenIndex
 from rankdistill.retrieval.precompute import encode
 
@@ -57,7 +57,9 @@ def search(
     Raises:
         BadDataError: if the index isn't one for this kind of model.
         WrongModelError: if it compares vectors by another similarity than the model.
+        ValueError: for a query that is no text, or an id that is none.
     """
+    queries = as_texts(queries)
     if not any(isinstance(model, kind) and isinstance(index, own) for kind, own in _INDEX_OF):
         found = f"a {type(index).__name__} and a {model.architecture} model"
         raise BadDataError("an index that was made with this model", found, "index what this model encoded")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rankdistill.errors import BadDataError, BadStoreError, MissingIdsError
+from rankdistill.errors import BadDataError, BadStoreError, MissingIdsError, NothingDoneError
 from rankdistill.formats.collection import open_collection
 from rankdistill.formats.trec import write_run
 from rankdistill.formats.triples import Triple, read_triples, write_triples
@@ -226,7 +226,7 @@ def test_triples_of_queries_that_the_collection_lacks(tmp_path: Path) -> None:
     triples = draw_triples(collection, "train", "bm25", on_missing="skip", **how)
     assert [triple[:2] for triple in triples] == [("q", "d1")] * 2
     with pytest.raises(
-        BadDataError, match=r"expected a triple of the split train .* found none for 1 relevant documents"
+        NothingDoneError, match=r"expected a triple of the split train .* found none for 1 relevant documents"
     ):
         draw_triples(collection, "train", "bm25", on_missing="skip", **(how | {"depth": 1, "num_negatives": 0}))
 

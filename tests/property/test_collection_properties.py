@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 
 from rankdistill.formats import texts as texts_module
 from rankdistill.formats.collection import Collection, collection_from_texts, open_collection
+from rankdistill.formats.trec import is_quoted
 
 # Line separators of Unicode are no ends of lines here; lone surrogates can't be written as UTF-8.
 CHARACTERS = st.characters(exclude_categories=["Cs"]) | st.sampled_from('\x0b\x1c\x85\u2028 \t"\\')
+# White space of ASCII is no part of an id; other white space is.
+ID_CHARACTERS = CHARACTERS.filter(lambda character: character not in " \t\n\v\f\r")
 TEXTS = st.dictionaries(
-    st.text(CHARACTERS, min_size=1, max_size=8),
+    st.text(ID_CHARACTERS, min_size=1, max_size=8).filter(lambda id_: not is_quoted(id_)),
     st.tuples(st.text(CHARACTERS, max_size=9), st.text(CHARACTERS, max_size=30)),
 )
 

@@ -19,7 +19,20 @@ from rankdistill.formats.scores import MAX_SCORE, Position, ScoreReader, read_sc
 from tests.reference import scores as slow
 
 IDS = st.sampled_from(
-    ["0", "7", "007", "8841822", "123456789012345678", "99999999999999999999", "D-1", "é ü", "", "\r"]
+    [
+        "0",
+        "7",
+        "007",
+        "8841822",
+        "123456789012345678",
+        "99999999999999999999",
+        "D-1",
+        "é ü",
+        "é\u00a0ü",
+        "\ufeff",
+        "",
+        "\r",
+    ]
 )
 IDS |= st.text("0123456789a", max_size=20)
 NUMBERS = st.sampled_from(
@@ -40,7 +53,14 @@ def joined(columns: st.SearchStrategy[tuple[str, ...]]) -> st.SearchStrategy[byt
 IDS_FILES = joined(st.tuples(NUMBERS, NUMBERS, IDS, IDS, IDS))
 MARGIN_FILES = joined(st.tuples(IDS, IDS, IDS, NUMBERS))
 HEADERS = st.sampled_from(
-    [b"", b"query_id\tpositive_id\tnegative_id\tscore\n", b"QID\ta\tb\t1.0\r\n", b"\nqid\ta\tb\tc\n"]
+    [
+        b"",
+        b"\xef\xbb\xbf",
+        b"\xef\xbb\xbfquery_id\tpositive_id\tnegative_id\tscore\n",
+        b"query_id\tpositive_id\tnegative_id\tscore\n",
+        b"QID\ta\tb\t1.0\r\n",
+        b"\nqid\ta\tb\tc\n",
+    ]
 )
 JSON_IDS = st.one_of(IDS, st.text(max_size=4), st.integers(-9, 10**19)).map(json.dumps) | st.sampled_from(
     ['"\\ud83d\\ude00"', '"\\ud800"', "01", "1.0"]
@@ -71,6 +91,9 @@ def same(rows: list[slow.Row], others: list[slow.Row]) -> bool:
     return repr(rows) == repr(others)  # -0.0 isn't 0.0
 
 
+MARKS = st.sampled_from([b"", b"\xef\xbb\xbf"])
+
+
 def check(content: bytes, format: str, block_rows: int, max_line_bytes: int = 1 << 20) -> None:
     rows, bad = slow.read(content, format, max_line_bytes)
     with file_of(content) as path:
@@ -90,9 +113,9 @@ def check(content: bytes, format: str, block_rows: int, max_line_bytes: int = 1 
 
 
 @settings(max_examples=150, deadline=None)
-@given(IDS_FILES, st.integers(1, 5))
-def test_ids_as_the_twin(content: bytes, block_rows: int) -> None:
-    check(content, "ids", block_rows)
+@given(MARKS, IDS_FILES, st.integers(1, 5))
+def test_ids_as_the_twin(mark: bytes, content: bytes, block_rows: int) -> None:
+    check(mark + content, "ids", block_rows)
 
 
 @settings(max_examples=60, deadline=None)
@@ -108,9 +131,9 @@ def test_margin_as_the_twin(header: bytes, content: bytes, block_rows: int) -> N
 
 
 @settings(max_examples=150, deadline=None)
-@given(NWAY_FILES, st.integers(1, 5))
-def test_nway_as_the_twin(content: bytes, block_rows: int) -> None:
-    check(content, "nway", block_rows)
+@given(MARKS, NWAY_FILES, st.integers(1, 5))
+def test_nway_as_the_twin(mark: bytes, content: bytes, block_rows: int) -> None:
+    check(mark + content, "nway", block_rows)
 
 
 @settings(max_examples=60, deadline=None)
@@ -127,7 +150,11 @@ def test_overlong_lines_as_the_twin(lines: list[bytes]) -> None:
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.lists(IDS_FILES, min_size=1, max_size=3), st.integers(1, 4), st.sampled_from(["plain", "gzip", "zstd"]))
+@given(
+    st.lists(st.tuples(MARKS, IDS_FILES).map(b"".join), min_size=1, max_size=3),
+    st.integers(1, 4),
+    st.sampled_from(["plain", "gzip", "zstd"]),
+)
 def test_going_on_from_any_position_gives_the_rest(contents: list[bytes], block_rows: int, archive: str) -> None:
     pack = {
         "plain": lambda content: content,
@@ -154,7 +181,7 @@ def test_going_on_from_any_position_gives_the_rest(contents: list[bytes], block_
             assert same(rest, expected[place.row :])
 
 
-GOOD_IDS = st.text(st.characters(exclude_categories=["C"]), min_size=1, max_size=6)
+GOOD_IDS = st.text(st.characters(exclude_categories=["C"], exclude_characters=" "), min_size=1, max_size=6)
 SCORES = st.floats(-MAX_SCORE, MAX_SCORE, width=32)
 
 

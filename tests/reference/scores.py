@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from fractions import Fraction
@@ -11,6 +12,7 @@ import numpy as np
 import pyarrow
 
 FLOAT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+WHITE_SPACE = re.compile(r"[ \t-\r]")
 HEADERS = {"query_id", "query-id", "qid", "query"}
 
 
@@ -64,8 +66,8 @@ def json_row(text: str, num_docs: int) -> Row:
         if not isinstance(value, str) or (isinstance(value, Literal) and not re.fullmatch("-?[0-9]+", value)):
             raise Bad("json")
         value.encode()  # a lone surrogate is no text
-        if not value:
-            raise Bad("empty_id")
+        if not value or WHITE_SPACE.search(value):
+            raise Bad("id")
         return str(value)
 
     try:
@@ -98,8 +100,8 @@ def read_row(line: bytes, format: str, max_line_bytes: int, num_docs: int) -> Ro
     if len(columns) != (4 if format == "margin" else 5):
         raise Bad("columns")
     ids = columns[:3] if format == "margin" else columns[2:]
-    if not all(ids):
-        raise Bad("empty_id")
+    if not all(ids) or (format != "text" and any(map(WHITE_SPACE.search, ids))):
+        raise Bad("id")
     if ids[1] == ids[2]:
         raise Bad("repeated")
     scores = [score(columns[3]), 0.0] if format == "margin" else [score(columns[0]), score(columns[1])]
@@ -107,8 +109,8 @@ def read_row(line: bytes, format: str, max_line_bytes: int, num_docs: int) -> Ro
 
 
 def read(content: bytes, format: str, max_line_bytes: int = 1 << 20) -> tuple[list[Row], list[tuple[int, str]]]:
-    """The good rows, and (line, kind) of the bad ones. Empty lines at the end are none."""
-    lines = [line.removesuffix(b"\r") for line in content.split(b"\n")]
+    """The good rows, and (line, kind) of the bad ones. Empty lines at the end, and a byte order mark, are none."""
+    lines = [line.removesuffix(b"\r") for line in content.removeprefix(codecs.BOM_UTF8).split(b"\n")]
     while lines and not lines[-1]:
         lines.pop()
     rows: list[Row] = []

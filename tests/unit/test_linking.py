@@ -421,7 +421,7 @@ def test_the_command_links_lines_of_standard_input(
     given = f"{GOLD[1].text}\r\n{GOLD[3].text}".encode()
 
     def stdin(content: bytes) -> Any:
-        return SimpleNamespace(buffer=io.BytesIO(content), isatty=lambda: False)
+        return SimpleNamespace(buffer=io.BufferedReader(io.BytesIO(content)), isatty=lambda: False)
 
     monkeypatch.setattr("sys.stdin", stdin(given))
     run("entities", "link", trained / "run" / "model", *files)

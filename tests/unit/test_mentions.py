@@ -122,7 +122,6 @@ def test_a_table_is_its_file(tmp_path_factory: pytest.TempPathFactory, links: li
         (b" \tA\t1", "expected a mention, a title and a count of at least 1"),
         (b"a\t\t1", "expected a mention, a title and a count of at least 1"),
         (b"a\tA\t1\t2", "expected a mention, a title and a count of at least 1"),
-        (b"", "expected a mention, a title and a count of at least 1"),
         (b"\xff\tA\t1", "expected UTF-8"),
     ],
 )

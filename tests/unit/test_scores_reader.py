@@ -166,6 +166,21 @@ MESSAGES = {
     ),
     '["q", ["a", 1]]\n': ("nway", "expected at least 2 docs a row, found 1 ("),
     '["q", ["a", NaN], ["b", 2]]\n': ("nway", 'expected a finite number as score, found "NaN";'),
+    "1\t2\tq\ta 1\tb\n": ("ids", 'expected a positive without white space, found "a 1" ("1'),
+    "q\ta\tb\x0b\t1\n": ("margin", "expected a negative_id without white space, found"),
+    '["q\\u0020", ["a", 1], ["b", 2]]\n': ("nway", 'expected a query_id without white space, found "q " ('),
+    '["\\ud800", ["a", 1], ["b", 2]]\n': (
+        "nway",
+        "expected a JSON list [query_id, [doc_id, score], ...], with a valid escape at column 3",
+    ),
+    '["q", ["\\udc00\\ud800", 1], ["b", 2]]\n': (
+        "nway",
+        "expected a JSON list [query_id, [doc_id, score], ...], with a valid escape at column 9",
+    ),
+    "[" * 900 + "\n": (
+        "nway",
+        "expected a JSON list [query_id, [doc_id, score], ...], with a string or a whole number at column 2",
+    ),
     '["", ["a", 1], ["b", 2]]\n': ("nway", "expected a query_id of at least one character, found none ("),
 }
 
@@ -288,7 +303,7 @@ def test_messages_of_arguments(tmp_path: Path) -> None:
     ("row", "format", "message"),
     [
         (("q", [("a", 1.0)]), "ids", "f:1: expected 2 docs for format"),
-        (("q\t", [("a", 1.0), ("b", 2.0)]), "ids", "f:1: expected ids without tab and line end"),
+        (("q\t", [("a", 1.0), ("b", 2.0)]), "ids", "f:1: expected ids without white space"),
         (("q", [("a", 1.0), ("b", float("nan"))]), "nway", "f:1: expected finite scores, found NaN"),
         (("q", [("a", 1.0), ("", 2.0)]), "nway", "f:1: expected ids of at least one character"),
         (("q", [("a", 1.0), ("b", 2.0)]), "tsv", 'expected format="ids", "text", "margin" or "nway", found'),
@@ -311,3 +326,13 @@ def test_written_files_repeat_byte_by_byte(tmp_path: Path) -> None:
         assert (tmp_path / name).read_bytes() == first
     assert (tmp_path / "x.tsv").read_text() == "0.1\t2.0\tq\ta\tb\n"
     assert gzip.decompress((tmp_path / "x.tsv.gz").read_bytes()) == (tmp_path / "x.tsv").read_bytes()
+
+
+def test_a_mark_before_standard_input_and_after_empty_files(tmp_path: Path) -> None:
+    code = "import sys\nfrom rankdistill.formats.scores import read_scores\n"
+    code += "print([block.query_ids() for block in read_scores([*sys.argv[1:], '-'])])"
+    content = b"\xef\xbb\xbf1\t2\tq\ta\tb\n"
+    for first in (b"", b"\xef\xbb\xbf"):
+        command = [sys.executable, "-c", code, str(write(tmp_path / "empty", first))]
+        done = subprocess.run(command, input=content, capture_output=True, check=True)
+        assert done.stdout.decode().strip() == "[['q']]"

@@ -19,7 +19,7 @@ from rankdistill.errors import BadDataError, BadStoreError
 from rankdistill.formats.scores import ScoreReader, write_scores
 from rankdistill.options.scores import ScoresCompileOptions, ScoresInspectOptions
 
-LINES = ["5.5\t1.25\tq1\t10\t20\n", "4\t-2\t7\td é\t10\n", "3\t3.5\tq1\t20\t30\n", "3\t3.5\tq1\t20\t30\n"]
+LINES = ["5.5\t1.25\tq1\t10\t20\n", "4\t-2\t7\td_é\t10\n", "3\t3.5\tq1\t20\t30\n", "3\t3.5\tq1\t20\t30\n"]
 
 
 @pytest.fixture
@@ -47,10 +47,10 @@ def test_holds_the_rows(store: ScoreStore) -> None:
     assert (store.num_rows, store.num_docs_per_row, store.num_queries, store.num_docs) == (4, 2, 2, 4)
     assert (store.format, store.bad_rows, len(store)) == ("ids", {}, 4)
     assert list(store.query_ids) == ["q1", "7"]
-    assert store.doc_ids[:] == ["10", "20", "d é", "30"]
+    assert store.doc_ids[:] == ["10", "20", "d_é", "30"]
     queries, docs, scores = store.gather(np.array([3, 1, 1]))
     assert [store.query_ids[i] for i in queries] == ["q1", "7", "7"]
-    assert [[store.doc_ids[i] for i in row] for row in docs] == [["20", "30"], ["d é", "10"], ["d é", "10"]]
+    assert [[store.doc_ids[i] for i in row] for row in docs] == [["20", "30"], ["d_é", "10"], ["d_é", "10"]]
     assert scores.tolist() == [[3, 3.5], [4, -2], [4, -2]]
     assert (queries.dtype, docs.dtype, scores.dtype) == (np.uint32, np.uint32, np.float32)
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import csv
 import gzip
+import itertools
 from pathlib import Path
 
 import pytest
@@ -143,9 +145,61 @@ def test_conala_qrels(conala: Path) -> None:
         ("query-id\tcorpus-id\tscore\nq\t0\ta\t1\n", r"qrels:2: expected 3 columns .* found 4"),
         ("q 0 a yes\n", r"qrels:1: expected a whole number as relevance"),
         ("q 0 a 1\nq 0 a 2\n", r"qrels:2: expected one relevance for a pair, found 1 and 2"),
+        ("q 0 a 0.5\n", r"qrels:1: expected a whole number as relevance, found '0.5' for query q, document a"),
+        ("q 0 a 1e30\n", r"qrels:1: expected a whole number as relevance, found '1e30'"),
+        ("q 0 a 1000000000000000000000000000000\n", "qrels:1: expected a whole number as relevance"),
+        ("q 0 a 1_0\n", "qrels:1: expected a whole number as relevance"),
+        ("q 0 a nan\n", "qrels:1: expected a whole number as relevance"),
+        ("q a 1\n", r"qrels:1: expected 4 columns .*, or 3 with a first line that names them .* found 3"),
+        ("query,document,grade\nq,a,1\n", r"qrels:1: expected 4 columns .* found 1 .*; part the columns with tabs"),
+        ("query-id,corpus-id,score\nq,a,1\n", r"qrels:1: expected 4 columns .* found 1 .*; part the columns with tabs"),
+        ('"q" 0 "a" 1\n', r"qrels:1: expected ids without quotes"),
+        ('query-id\tcorpus-id\tscore\n"q"\t"a"\t"1"\n', r"qrels:2: expected ids without quotes"),
+        ("query-id\tcorpus-id\n", r"qrels:1: expected the names of three columns"),
     ],
 )
 def test_bad_line_of_qrels(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "qrels").write_text(text)
     with pytest.raises(BadDataError, match=message):
         read_qrels(tmp_path / "qrels")
+
+
+def test_columns_of_qrels_are_those_that_the_first_line_names(tmp_path: Path) -> None:
+    rows = [("q1", "a", "1"), ("q1", "b", "0.0"), ("q2", "a", "2.0"), ("q1", "a", "1.0")]
+    headers = [
+        ("query-id", "corpus-id", "score"),
+        ("query_id", "doc_id", "relevance"),
+        ("qid", "docid", "rel"),
+        ("Query_ID", "Document_ID", "Label"),
+    ]
+    for names in headers:
+        for order in itertools.permutations(range(3)):
+            with (tmp_path / "qrels").open("w", newline="") as file:
+                writer = csv.writer(file, delimiter="\t")
+                writer.writerows([[row[place] for place in order] for row in [names, *rows]])
+            # The standard library's reader of named columns as the oracle.
+            expected: dict[str, dict[str, int]] = {}
+            with (tmp_path / "qrels").open(newline="") as file:
+                for row in csv.DictReader(file, delimiter="\t"):
+                    expected.setdefault(row[names[0]], {})[row[names[1]]] = int(float(row[names[2]]))
+            assert read_qrels(tmp_path / "qrels") == expected == {"q1": {"a": 1, "b": 0}, "q2": {"a": 2}}
+    (tmp_path / "qrels").write_text("query_id iteration doc_id relevance\nq 0 a 1\n")
+    assert read_qrels(tmp_path / "qrels") == {"q": {"a": 1}}
+
+
+@pytest.mark.parametrize("row", ["1", "1 2", "1 2 3 4", "1 2 3 4 5", "1 2 3 4 5 6 7", "q,Q0,a,1,2.5,t"])
+def test_runs_of_other_layouts_are_refused(tmp_path: Path, row: str) -> None:
+    (tmp_path / "run").write_text(f"{row}\n" * 3)
+    with pytest.raises(BadDataError, match=r"run:1: expected 6 columns .* or 3 .*, found [124571] \("):
+        read_run(tmp_path / "run")
+
+
+def test_a_rank_beyond_all_floats_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("q\ta\t1\nq\tb\t1" + "0" * 400 + "\n")
+    with pytest.raises(BadDataError, match="run:2: expected a whole number as rank"):
+        read_run(tmp_path / "run")
+
+
+def test_an_empty_run_has_no_queries(tmp_path: Path) -> None:
+    (tmp_path / "run").write_bytes(b"\xef\xbb\xbf\n\r\n")
+    assert read_run(tmp_path / "run") == {}

@@ -41,7 +41,7 @@ def test_spaces_at_the_end_and_windows_line_ends(tmp_path: Path) -> None:
     [
         ("a 1 2\nb 3\n", 2, "expected a word and 2 numbers, as in the lines before, found 1 numbers"),
         ("a 1 2\nb 3 4 5\n", 2, "expected a word and 2 numbers, as in the lines before, found 3 numbers"),
-        ("a 1 2\n\n", 2, "as in the lines before, found 0 numbers"),
+        ("a 1 2\n\nb\n", 3, "as in the lines before, found 0 numbers"),
         ("word\n", 1, "expected a word and its numbers, found 0 numbers"),
         ("a 1 2\nb 3 x\n", 2, "expected 2 finite numbers, found 'x'"),
         ("a 1 nan\n", 1, 'expected 2 finite numbers, found "one that isn\'t finite"'),

@@ -76,8 +76,8 @@ pub enum BadKind {
     Columns,
     /// A score that isn't a number of at most [`MAX_SCORE`].
     Score,
-    /// An id (or text) without a character.
-    EmptyId,
+    /// An id (or text) without a character, or an id with white space.
+    Id,
     /// Bytes that aren't UTF-8.
     Utf8,
     /// A line longer than the limit.
@@ -97,7 +97,7 @@ impl BadKind {
     pub const ALL: [BadKind; 9] = [
         BadKind::Columns,
         BadKind::Score,
-        BadKind::EmptyId,
+        BadKind::Id,
         BadKind::Utf8,
         BadKind::Overlong,
         BadKind::Archive,
@@ -108,7 +108,7 @@ impl BadKind {
 
     /// The name that users read.
     pub fn name(self) -> &'static str {
-        ["columns", "score", "empty_id", "utf8", "overlong", "archive", "json", "width", "repeated"][self as usize]
+        ["columns", "score", "id", "utf8", "overlong", "archive", "json", "width", "repeated"][self as usize]
     }
 }
 

@@ -1,7 +1,7 @@
 //! One JSON list a line: `[query_id, [doc_id, score], …]`.
 
 use super::columns::Columns;
-use super::parse::{Rules, repeated, score};
+use super::parse::{Rules, check_id, repeated, score};
 use super::{BadKind, BadRow, Format, excerpt};
 use std::borrow::Cow;
 
@@ -97,10 +97,7 @@ impl<'a> Cursor<'a> {
             }
             _ => return self.bad("a string or a whole number"),
         };
-        if id.is_empty() {
-            let found = format!("none ({})", excerpt(self.text.as_bytes()));
-            return Err(BadRow::new(BadKind::EmptyId, format!("a {name} of at least one character"), found));
-        }
+        check_id(name, &id, self.text.as_bytes())?;
         Ok(columns.code(&id))
     }
 

@@ -157,7 +157,7 @@ pub(super) fn careful_row(line: &[u8], rules: Rules, columns: &mut Columns) -> R
         Format::Margin => {
             let [query, positive, negative, margin] = split(text, rules.format)?;
             let ids = [("query_id", query), ("positive_id", positive), ("negative_id", negative)];
-            ids.into_iter().try_for_each(|(name, id)| not_empty(name, id, line))?;
+            ids.into_iter().try_for_each(|(name, id)| check_id(name, id, line))?;
             distinct(positive, negative)?;
             let scores = [score("margin", margin, rules.max_score)?, 0.0];
             let codes = ids.map(|(_, id)| columns.code(id));
@@ -167,7 +167,8 @@ pub(super) fn careful_row(line: &[u8], rules: Rules, columns: &mut Columns) -> R
         Format::Ids | Format::Text => {
             let [positive_score, negative_score, query, positive, negative] = split(text, rules.format)?;
             let ids = [("query", query), ("positive", positive), ("negative", negative)];
-            ids.into_iter().try_for_each(|(name, id)| not_empty(name, id, line))?;
+            let check = if rules.format == Format::Ids { check_id } else { not_empty };
+            ids.into_iter().try_for_each(|(name, id)| check(name, id, line))?;
             distinct(positive, negative)?;
             let max = rules.max_score;
             let scores = [score("pos_score", positive_score, max)?, score("neg_score", negative_score, max)?];
@@ -204,9 +205,26 @@ fn split<const N: usize>(text: &str, format: Format) -> Result<[&str; N], BadRow
 
 fn not_empty(name: &str, id: &str, line: &[u8]) -> Result<(), BadRow> {
     if id.is_empty() {
-        return Err(BadRow::new(BadKind::EmptyId, format!("a {name} of at least one character"), format!("none ({})", excerpt(line))));
+        return Err(BadRow::new(BadKind::Id, format!("a {name} of at least one character"), format!("none ({})", excerpt(line))));
     }
     Ok(())
+}
+
+/// Ids stand in TREC files sooner or later, whose columns white space parts.
+pub(super) fn check_id(name: &str, id: &str, line: &[u8]) -> Result<(), BadRow> {
+    not_empty(name, id, line)?;
+    if has_space(id) {
+        return Err(BadRow {
+            remedy: "if the columns are texts, name the format \"text\"; if they're ids, change them",
+            ..BadRow::new(BadKind::Id, format!("a {name} without white space"), format!("{id:?} ({})", excerpt(line)))
+        });
+    }
+    Ok(())
+}
+
+/// Whether an id has white space of ASCII in it.
+pub(super) fn has_space(id: &str) -> bool {
+    id.bytes().any(|byte| matches!(byte, b' ' | b'\t'..=b'\r'))
 }
 
 fn distinct(positive: &str, negative: &str) -> Result<(), BadRow> {

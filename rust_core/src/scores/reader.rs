@@ -59,6 +59,8 @@ pub struct Block {
     pub position: Position,
 }
 
+/// What Windows and spreadsheets write at the beginning of UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// Read at once.
 const PIECE_BYTES: usize = 256 << 10;
 /// A block ends early when its lines make this many bytes.
@@ -135,7 +137,8 @@ impl ScoreReader {
         if self.format.is_none() {
             self.sniff()?;
         }
-        if self.position != self.options.start {
+        // From the beginning, what `sniff` has read is kept: standard input can't be opened a second time.
+        if self.options.start != Position::default() {
             self.leave();
             self.bad = BadCounts::default();
             self.count = Arc::default();
@@ -161,14 +164,14 @@ impl ScoreReader {
                 self.fill()?;
             }
             let last = self.position.file + 1 == self.paths.len() as u64;
-            if self.buffer.is_empty() && !last {
+            if self.begin == self.buffer.len() && !last {
                 self.leave();
                 self.position.file += 1;
                 continue;
             }
-            let whole = if self.ended { self.buffer.len() } else { memrchr(b'\n', &self.buffer).map_or(0, |at| at + 1) };
-            self.format =
-                Some(sniff::sniff(&self.buffer[..whole], self.options.max_line_bytes).map_err(|error| error.at(self.path(), Some(1)))?);
+            let data = &self.buffer[self.begin..];
+            let whole = if self.ended { data.len() } else { memrchr(b'\n', data).map_or(0, |at| at + 1) };
+            self.format = Some(sniff::sniff(&data[..whole], self.options.max_line_bytes).map_err(|error| error.at(self.path(), Some(1)))?);
             return Ok(());
         }
     }
@@ -228,6 +231,11 @@ impl ScoreReader {
         self.buffer.truncate(length + result.as_ref().copied().unwrap_or(0));
         match result {
             Ok(0) => self.ended = true,
+            // A byte order mark is no part of the first row; only there can the position be 0 with something read.
+            Ok(_) if self.position.offset == 0 && self.buffer.starts_with(BYTE_ORDER_MARK) => {
+                self.begin = BYTE_ORDER_MARK.len();
+                self.position.offset = BYTE_ORDER_MARK.len() as u64;
+            }
             Ok(_) => {}
             Err(error) if source.archive.is_empty() || error.raw_os_error().is_some() || error.kind() == io::ErrorKind::Interrupted => {
                 return Err(Error::io(&error, self.path()));
@@ -361,7 +369,7 @@ impl ScoreReader {
         let format = self.format.expect("begin() decides it");
         let mut range = self.begin..self.begin + length;
         let mut header = 0;
-        if format == Format::Margin && self.position.offset == 0 {
+        if format == Format::Margin && self.position.line == 0 {
             let end = memchr(b'\n', &self.buffer[range.clone()]).unwrap_or(length);
             if is_margin_header(without_return(&self.buffer[range.start..range.start + end])) {
                 range.start = (range.start + end + 1).min(range.end);

@@ -22,7 +22,7 @@ pub(super) fn sniff(head: &[u8], max_line_bytes: usize) -> Result<Format, Error>
         if fits(Format::Margin, line) || (number == 0 && is_margin_header(line)) {
             return Ok(Format::Margin);
         }
-        if fits(Format::Ids, line) {
+        if fits(Format::Text, line) {
             let is_text = |line: &[u8]| line.contains(&b' ');
             return Ok(if lines().any(is_text) { Format::Text } else { Format::Ids });
         }

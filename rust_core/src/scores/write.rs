@@ -1,6 +1,7 @@
 //! Writing score files in their published layouts: whole or not at all, compressed as the name says.
 
 use super::columns::{Columns, STRING};
+use super::parse::has_space;
 use super::{Format, MAX_SCORE, excerpt};
 use crate::disk::{aside, publish};
 use crate::error::{Error, ErrorKind, Result};
@@ -82,7 +83,7 @@ impl ScoreFileWriter {
     ///
     /// # Errors
     /// `BadArgument` for what the layout can't hold: a score that isn't finite, a number of docs other than 2 (but in JSON), an
-    /// id without a character, or with a tab or line end (but in JSON). `Io` if the disk refuses.
+    /// id without a character or with white space, a text with a tab or line end. `Io` if the disk refuses.
     pub fn push(&mut self, columns: &Columns, query: u64, docs: &[u64], scores: &[f32]) -> Result<()> {
         if let Some(doc) = columns.repeated(docs) {
             let found = format!("{} twice", excerpt(columns.id(doc).as_bytes()));
@@ -97,7 +98,8 @@ impl ScoreFileWriter {
                 Err(refusal(expected, docs.len().to_string(), "use format=\"nway\""))
             }
             Format::Margin => margin(out, columns, query, docs, scores[0] - scores[1]),
-            Format::Ids | Format::Text => ids(out, columns, query, docs, scores),
+            Format::Ids => pair(out, columns, query, docs, scores, check_id),
+            Format::Text => pair(out, columns, query, docs, scores, check_text),
         };
         if let Err(refusal) = result {
             self.pending.truncate(start);
@@ -165,32 +167,46 @@ fn decimal(out: &mut Vec<u8>, mut value: u64) {
     out.extend_from_slice(&digits[at..]);
 }
 
-fn not_empty(id: &str) -> Result<&str> {
-    if id.is_empty() { Err(refusal("ids of at least one character", "an empty one", "")) } else { Ok(id) }
+fn check_id(id: &str) -> Result<&str> {
+    match id {
+        "" => Err(refusal("ids of at least one character", "an empty one", "")),
+        _ if has_space(id) => Err(refusal("ids without white space", excerpt(id.as_bytes()), "change the ids")),
+        _ => Ok(id),
+    }
 }
 
-fn column(out: &mut Vec<u8>, columns: &Columns, code: u64) -> Result<()> {
+fn check_text(text: &str) -> Result<&str> {
+    match text {
+        "" => Err(refusal("texts of at least one character", "an empty one", "")),
+        _ if text.contains(['\t', '\n']) || text.ends_with('\r') => {
+            Err(refusal("texts without tab and line end", excerpt(text.as_bytes()), "replace them by spaces"))
+        }
+        _ => Ok(text),
+    }
+}
+
+/// How an id, or a text, is looked at before it's written.
+type Check = fn(&str) -> Result<&str>;
+
+fn column(out: &mut Vec<u8>, columns: &Columns, code: u64, check: Check) -> Result<()> {
     if code & STRING == 0 {
         decimal(out, code);
         return Ok(());
     }
-    let id = not_empty(columns.string(code))?;
-    if id.contains(['\t', '\n']) || id.ends_with('\r') {
-        return Err(refusal("ids without tab and line end", excerpt(id.as_bytes()), "use format=\"nway\""));
-    }
+    let id = check(columns.string(code))?;
     out.extend_from_slice(id.as_bytes());
     Ok(())
 }
 
-fn ids(out: &mut Vec<u8>, columns: &Columns, query: u64, docs: &[u64], scores: &[f32]) -> Result<()> {
+fn pair(out: &mut Vec<u8>, columns: &Columns, query: u64, docs: &[u64], scores: &[f32], check: Check) -> Result<()> {
     for &score in scores {
         number(out, score)?;
         out.push(b'\t');
     }
-    column(out, columns, query)?;
+    column(out, columns, query, check)?;
     for &doc in docs {
         out.push(b'\t');
-        column(out, columns, doc)?;
+        column(out, columns, doc, check)?;
     }
     out.push(b'\n');
     Ok(())
@@ -198,7 +214,7 @@ fn ids(out: &mut Vec<u8>, columns: &Columns, query: u64, docs: &[u64], scores: &
 
 fn margin(out: &mut Vec<u8>, columns: &Columns, query: u64, docs: &[u64], margin: f32) -> Result<()> {
     for &code in [query].iter().chain(docs) {
-        column(out, columns, code)?;
+        column(out, columns, code, check_id)?;
         out.push(b'\t');
     }
     number(out, margin)?;
@@ -229,7 +245,7 @@ fn json_id(out: &mut Vec<u8>, columns: &Columns, code: u64) -> Result<()> {
         return Ok(());
     }
     out.push(b'"');
-    for &byte in not_empty(columns.string(code))?.as_bytes() {
+    for &byte in check_id(columns.string(code))?.as_bytes() {
         match byte {
             b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
             0..=0x1f => write!(out, "\\u{byte:04x}").expect("a Vec takes it"),
