@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, EncoderDecoderModel, PreTrainedModel
 from transformers import AutoModel as AutoEncoder
 
+from rankdistill.errors import WrongModelError
 from rankdistill.models.backbone import (
     config_with_layers,
     load_tokenizer,
@@ -131,11 +132,12 @@ def load_writer(name_or_path: str | Path, device: str = "auto", dtype: DTypeName
         dtype: of its weights. A text at a time takes as long as they take to be read, so half as many bytes are half the time.
 
     Raises:
-        ValueError: for an encoder, whose decoder would be random.
+        WrongModelError: for an encoder, whose decoder would be random.
     """
     if not AutoConfig.from_pretrained(resolve(str(name_or_path))).is_encoder_decoder:
-        found = f"expected an encoder-decoder, found another model in {name_or_path}"
-        raise ValueError(f"{found}; make one with train genre")
+        raise WrongModelError(
+            "an encoder-decoder", "another model", "make one with `rankdistill train genre`", str(name_or_path)
+        )
     writer = Seq2SeqModel.from_pretrained(name_or_path, device=device)
     return writer.to(dtype_named(dtype, writer.device))
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rankdistill.errors import BadStoreError, MissingDependencyError
+from rankdistill.errors import BadStoreError, MissingDependencyError, WrongModelError
 from rankdistill.formats.cache import save_json
 from rankdistill.retrieval.folders import index_facts
 
@@ -133,12 +133,11 @@ class FlatIndex:
             Scores [B, K], descending, and rows [B, K].
 
         Raises:
-            ValueError: the queries have another width.
+            WrongModelError: the queries have another width.
         """
         if queries.ndim != 2 or queries.shape[1] != self.dim:
-            raise ValueError(
-                f"expected queries of width {self.dim}, found shape {queries.shape}; was another model indexed?"
-            )
+            found = f"shape {queries.shape}"
+            raise WrongModelError(f"queries of width {self.dim}", found, "search with the model that was indexed")
         if not self.max_k:
             return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
         scores, rows = self._index.search(np.ascontiguousarray(queries, dtype=np.float32), min(k, self.max_k))

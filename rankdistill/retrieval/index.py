@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from scipy.sparse import issparse
 
-from rankdistill.errors import BadDataError, BadStoreError
+from rankdistill.errors import BadStoreError, WrongModelError
 from rankdistill.models.colbert import ColbertModel
 from rankdistill.models.dot import DotModel
 from rankdistill.models.loading import ARCHITECTURES, Model
@@ -64,7 +64,7 @@ def build_index(
         batch_tokens: as in `encode_texts`; so for `dtype` and `progress`.
 
     Raises:
-        BadDataError: if the model can only re-rank.
+        WrongModelError: if the model can only re-rank.
     """
     if not searches(model):
         raise _only_reranks(model.architecture)
@@ -89,8 +89,8 @@ def index_of(precomputed: Precomputed, *, device: Device = "auto", num_centroids
         num_centroids: as in `TokenIndex.build`; for states of tokens.
 
     Raises:
-        BadDataError: if these are states of a model that can only re-rank.
-        ValueError: if centroids are asked for, and these aren't states of tokens.
+        WrongModelError: if these are states of a model that can only re-rank.
+        WrongModelError: if centroids are asked for, and these aren't states of tokens.
     """
     docs, doc_ids, model = precomputed.docs, precomputed.doc_ids, precomputed.model
     if isinstance(docs, TokenStates):
@@ -98,7 +98,7 @@ def index_of(precomputed: Precomputed, *, device: Device = "auto", num_centroids
             raise _only_reranks(precomputed.architecture)
         return TokenIndex.build(docs, doc_ids, num_centroids, model=model)
     if num_centroids is not None:
-        raise ValueError(f"--centroids are for states of tokens, found {precomputed}; leave them out")
+        raise WrongModelError("states of tokens for --centroids", str(precomputed), "leave them out")
     if issparse(docs):
         return SparseIndex.build(docs, doc_ids, model=model)
     return FlatIndex.build(docs, doc_ids, device, model=model)
@@ -129,8 +129,8 @@ def load_index(folder: str | os.PathLike[str], device: Device = "auto", model: M
     return FlatIndex.load(path, device)
 
 
-def _only_reranks(architecture: str) -> BadDataError:
-    return BadDataError(
+def _only_reranks(architecture: str) -> WrongModelError:
+    return WrongModelError(
         "a model that searches (dot, colbert, splade)",
         f"a {architecture}, which can only re-rank",
         "re-rank with it: `rankdistill rerank`",

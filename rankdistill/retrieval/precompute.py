@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, issparse
 
-from rankdistill.errors import BadDataError, BadStoreError
+from rankdistill.errors import BadStoreError, WrongModelError
 from rankdistill.models.dot import DotModel
 from rankdistill.models.loading import Model
 from rankdistill.models.precision import DTypeName
@@ -78,7 +78,7 @@ def encode(
         batch_tokens: as in `precompute`; so for `dtype` and `progress`.
 
     Raises:
-        BadDataError: for a cross-encoder, which reads both together.
+        WrongModelError: for a cross-encoder, which reads both together.
     """
     settings: dict[str, Any] = {"kind": kind, "batch_tokens": batch_tokens, "dtype": dtype, "progress": progress}
     if isinstance(model, DotModel):
@@ -119,8 +119,8 @@ def precompute(
         The folder.
 
     Raises:
-        BadDataError: for a cross-encoder, which reads both together.
-        ValueError: if `min_weight` is given for a model that isn't sparse.
+        WrongModelError: for a cross-encoder, which reads both together.
+        WrongModelError: if `min_weight` is given for a model that isn't sparse.
         BadStoreError: if the folder holds another job's data.
     """
     settings: dict[str, Any] = {
@@ -131,7 +131,7 @@ def precompute(
         "progress": progress,
     }
     if min_weight and not isinstance(model, SpladeModel):
-        raise ValueError(f"--min-weight is for sparse models, found a {model.architecture} model; leave it out")
+        raise WrongModelError("a sparse model for --min-weight", f"a {model.architecture} model", "leave it out")
     if isinstance(model, DotModel):
         return encode_collection(model, collection, out_dir, **settings)
     if isinstance(model, SpladeModel):
@@ -141,8 +141,8 @@ def precompute(
     raise _reads_together(model)
 
 
-def _reads_together(model: Model) -> BadDataError:
-    return BadDataError(
+def _reads_together(model: Model) -> WrongModelError:
+    return WrongModelError(
         "a model that reads documents apart from queries",
         f"a {model.architecture}, which reads them together",
         "re-rank with it: `rankdistill rerank`",

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from rankdistill.errors import BadDataError
+from rankdistill.errors import WrongModelError
 from rankdistill.models.colbert import ColbertModel
 from rankdistill.models.dot import DotModel
 from rankdistill.models.loading import Model
@@ -55,11 +55,11 @@ def search(
         decided by that rule too, not by FAISS.
 
     Raises:
-        BadDataError: if the index isn't one for this kind of model.
+        WrongModelError: if the index isn't one for this kind of model.
     """
     if not any(isinstance(model, kind) and isinstance(index, own) for kind, own in _INDEX_OF):
         found = f"a {type(index).__name__} and a {model.architecture} model"
-        raise BadDataError("an index that was made with this model", found, "index what this model encoded")
+        raise WrongModelError("an index that was made with this model", found, "index what this model encoded")
     settings: dict[str, Any] = {"batch_tokens": batch_tokens, "dtype": dtype, "progress": progress}
     encoded: Any = encode(model, list(queries.values()), kind="query", **settings)
     by_id = {query_id: encoded[row] for row, query_id in enumerate(queries)}

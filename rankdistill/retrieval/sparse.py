@@ -18,6 +18,7 @@ from scipy.sparse import csr_matrix, vstack
 from torch import Tensor
 from tqdm import tqdm
 
+from rankdistill.errors import WrongModelError
 from rankdistill.models.precision import DTypeName
 from rankdistill.models.splade import SpladeModel
 from rankdistill.models.towers import Kind
@@ -210,7 +211,8 @@ class SparseIndex:
             query_id -> doc_id -> score, in `records.ranked`'s order.
 
         Raises:
-            ValueError: if k isn't positive, or the queries have other terms.
+            ValueError: if k isn't positive.
+            WrongModelError: if the queries have other terms.
         """
         if k < 1:
             raise ValueError(f"expected k of at least 1, found {k}")
@@ -221,9 +223,8 @@ class SparseIndex:
                 block = query_ids[start : start + _QUERY_BLOCK]
                 weights_BV = vstack([queries[query_id] for query_id in block], format="csr")
                 if weights_BV.shape[1] != self.dim:
-                    raise ValueError(
-                        f"expected queries of {self.dim:,} terms, found {weights_BV.shape[1]:,}; was another model indexed?"
-                    )
+                    remedy = "search with the model that was indexed"
+                    raise WrongModelError(f"queries of {self.dim:,} terms", f"{weights_BV.shape[1]:,}", remedy)
                 scores_BN = weights_BV @ self.postings
                 for row, query_id in enumerate(block):
                     at = slice(scores_BN.indptr[row], scores_BN.indptr[row + 1])

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from rankdistill.errors import WrongModelError
 from rankdistill.models.maxsim import EMPTY_DOC_SCORE
 from rankdistill.records import Run
 from rankdistill.retrieval.flat import faiss_module
@@ -150,15 +151,15 @@ class TokenIndex:
             query_id -> doc_id -> score, in `records.ranked`'s order.
 
         Raises:
-            ValueError: if k isn't positive, or the queries have another width.
+            ValueError: if k isn't positive.
+            WrongModelError: if the queries have another width.
         """
         if k < 1:
             raise ValueError(f"expected k of at least 1, found {k}")
         for states_LD in queries.values():
             if states_LD.ndim != 2 or states_LD.shape[1] != self.dim:
-                raise ValueError(
-                    f"expected states of width {self.dim}, found shape {states_LD.shape}; was another model indexed?"
-                )
+                found = f"shape {states_LD.shape}"
+                raise WrongModelError(f"states of width {self.dim}", found, "search with the model that was indexed")
         run: Run = {}
         with tqdm(total=len(queries), desc="search", unit="query", disable=not progress) as bar:
             if self.clusters is None:
