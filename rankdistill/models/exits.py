@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rankdistill.errors import BadDataError, WrongModelError
+from rankdistill.formats.guarded import read_tensors
 from rankdistill.models.backbone import cut_config
 from rankdistill.models.packed import run_body
 from rankdistill.models.towers import BatchScores
@@ -381,7 +382,7 @@ def load_exits(folder: Path, parts: Mapping[str, nn.Module]) -> None:
     path = folder / EXITS_FILE
     if not path.is_file():
         raise BadDataError("the weights of the exits", "no such file", "save the checkpoint again, whole", str(path))
-    stored = load_file(path)
+    stored = read_tensors(path)
     wanted = {f"{name}.{key}" for name, part in parts.items() for key in part.state_dict()}
     if wanted != stored.keys():
         odd = sorted(wanted ^ stored.keys())

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from rankdistill.errors import BadDataError
+from rankdistill.formats.guarded import check_json, reading
 from rankdistill.models.backbone import resolve
 from rankdistill.models.backends import Backend, compile_openvino
 from rankdistill.models.colbert import ColbertModel
@@ -16,6 +17,7 @@ from rankdistill.models.layout import model_type
 from rankdistill.models.multi_exit import MultiExitEncoder
 from rankdistill.models.multi_exit_colbert import MultiExitColbert
 from rankdistill.models.multi_exit_cross_encoder import MultiExitCrossEncoder
+from rankdistill.models.precision import choose_device
 from rankdistill.models.prett import PrettModel
 from rankdistill.models.splade import SpladeModel
 from rankdistill.models.tk import TKModel
@@ -100,7 +102,14 @@ def at_exit(model: Model, exit: int | None, dim: int | None = None) -> Model:
 
 
 def _load(name_or_path: str | Path, device: str) -> Model:
+    device = str(choose_device(device))
     path = Path(resolve(str(name_or_path)))
+    with reading(path, "the folder of a model"):
+        check_json(path)
+        return _of_folder(path, device)
+
+
+def _of_folder(path: Path, device: str) -> Model:
     architecture = read_json(path / OWN_CONFIG).get("architecture")
     if architecture is not None:
         kind = ARCHITECTURES.get(architecture)

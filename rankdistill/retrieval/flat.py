@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from rankdistill.errors import BadStoreError, MissingDependencyError, WrongModelError
 from rankdistill.formats.cache import save_json
+from rankdistill.formats.guarded import read_lines
 from rankdistill.retrieval.folders import index_facts
 
 __all__ = ["FORMAT", "Device", "FlatIndex", "faiss_module"]
@@ -97,7 +98,7 @@ class FlatIndex:
         except RuntimeError as error:
             found = str(error).splitlines()[0]
             raise BadStoreError("a FAISS index", found, "build it again", str(index_path)) from error
-        doc_ids = ids_path.read_text(encoding="utf-8").split("\n")[:-1]
+        doc_ids = read_lines(ids_path)
         if index.ntotal != len(doc_ids):
             found = f"{index.ntotal} vectors and {len(doc_ids)} ids"
             raise BadStoreError("as many ids as vectors", found, "build it again", os.fspath(folder))

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from scipy.sparse import issparse
 
 from rankdistill.errors import BadStoreError, WrongModelError
+from rankdistill.formats.guarded import reading
 from rankdistill.models.colbert import ColbertModel
 from rankdistill.models.dot import DotModel
 from rankdistill.models.loading import ARCHITECTURES, Model
@@ -114,18 +115,22 @@ def load_index(folder: str | os.PathLike[str], device: Device = "auto", model: M
     Raises:
         BadStoreError: the folder isn't an index, its parts don't belong together, or it's another model's.
     """
-    path = Path(folder)
+    with reading(folder, "an index"):
+        return _load(Path(folder), device, model)
+
+
+def _load(path: Path, device: Device, model: Model | None) -> Index:
     facts = index_facts(path)
     made_by, stated = facts.get("model"), facts.get("format")
     if model is not None and made_by is not None and made_by != model.fingerprint():
         expected, found = f"an index made by the model {model.fingerprint()}", f"one made by {made_by}"
         remedy = "search with the model that encoded the documents, or encode and index them anew"
-        raise BadStoreError(expected, found, remedy, os.fspath(folder))
+        raise BadStoreError(expected, found, remedy, str(path))
     if stated not in (None, flat.FORMAT):
         return SparseIndex.load(path) if stated == sparse.FORMAT else TokenIndex.load(path)
     if not (path / "index.faiss").is_file():
         remedy = "make one with `rankdistill index`"
-        raise BadStoreError("an index (index.faiss or index.json)", "no such file", remedy, os.fspath(folder))
+        raise BadStoreError("an index (index.faiss or index.json)", "no such file", remedy, str(path))
     return FlatIndex.load(path, device)
 
 

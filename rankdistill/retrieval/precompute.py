@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, issparse
 
 from rankdistill.errors import BadStoreError, WrongModelError
+from rankdistill.formats.guarded import reading
 from rankdistill.models.dot import DotModel
 from rankdistill.models.loading import Model
 from rankdistill.models.precision import DTypeName
@@ -158,6 +159,11 @@ def load_precomputed(out_dir: str | os.PathLike[str], model: Model | None = None
     Raises:
         BadStoreError: the folder isn't one, isn't finished, or is another model's.
     """
+    with reading(out_dir, "what `rankdistill encode` writes"):
+        return _load(out_dir, model)
+
+
+def _load(out_dir: str | os.PathLike[str], model: Model | None) -> Precomputed:
     manifest = read_manifest(Path(out_dir) / "manifest.json")
     if model is not None and manifest["model"] != model.fingerprint():
         expected, found = f"vectors of the model {model.fingerprint()}", f"those of {manifest['model']}"

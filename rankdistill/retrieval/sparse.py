@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from rankdistill.errors import WrongModelError
+from rankdistill.formats.guarded import check_offsets, check_range
 from rankdistill.models.precision import DTypeName
 from rankdistill.models.splade import SpladeModel
 from rankdistill.models.towers import Kind
@@ -152,6 +153,7 @@ def load_sparse(out_dir: str | os.PathLike[str]) -> tuple[list[str], csr_matrix]
     manifest, doc_ids = open_folder(Path(out_dir), SPARSE)
     offsets, found = read_ragged(Path(out_dir), len(doc_ids), _columns(manifest["dtype"]))
     weights = np.asarray(found["weights"], np.float32)
+    check_range(found["terms"], manifest["dim"], Path(out_dir) / "terms.bin")
     return doc_ids, csr_matrix((weights, found["terms"], offsets), shape=(len(doc_ids), manifest["dim"]))
 
 
@@ -197,6 +199,9 @@ class SparseIndex:
         """
         doc_ids, arrays = load_arrays(folder, FORMAT)
         parts = (arrays["data"], arrays["indices"], arrays["indptr"])
+        # scipy's products read and write memory wherever these point.
+        check_offsets(arrays["indptr"], len(arrays["indices"]), Path(folder) / "indptr.npy")
+        check_range(arrays["indices"], len(doc_ids), Path(folder) / "indices.npy")
         postings = csr_matrix(parts, shape=(len(arrays["indptr"]) - 1, len(doc_ids)), copy=False)
         return cls(postings, doc_ids, model=index_facts(Path(folder)).get("model"))
 

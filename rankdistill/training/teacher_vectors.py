@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from rankdistill.formats.cache import cache_folder, save_array
 from rankdistill.formats.collection import Collection
+from rankdistill.formats.guarded import read_array
 from rankdistill.models.dot import DotModel
 from rankdistill.retrieval.encode import encode_collection, encode_texts, load_vectors
 
@@ -50,5 +50,5 @@ def _queries(model: DotModel, collection: Collection, folder: Path) -> NDArray[A
     if not queries.is_file():
         texts = collection.query_texts(list(collection.query_ids))
         save_array(queries, encode_texts(model, texts, kind="query", dtype="fast"))
-    found: NDArray[Any] = np.load(queries, mmap_mode="r")
+    found: NDArray[Any] = read_array(queries)
     return found
