@@ -14,12 +14,12 @@ from scipy.sparse import csr_matrix, issparse
 from rankdistill.errors import BadStoreError, WrongModelError
 from rankdistill.formats.guarded import reading
 from rankdistill.models.dot import DotModel
-from rankdistill.models.loading import Model
+from rankdistill.models.loading import ARCHITECTURES, Model
 from rankdistill.models.precision import DTypeName
 from rankdistill.models.splade import SpladeModel
 from rankdistill.models.towers import InteractionModel, Kind
 from rankdistill.retrieval.encode import encode_collection, encode_texts, load_vectors
-from rankdistill.retrieval.folders import SPARSE, STATES, read_manifest
+from rankdistill.retrieval.folders import SPARSE, STATES, VECTORS, read_manifest
 from rankdistill.retrieval.sparse import encode_collection_sparse, encode_sparse, load_sparse
 from rankdistill.retrieval.states import TokenStates, encode_collection_states, encode_states, load_states
 
@@ -168,6 +168,9 @@ def _load(out_dir: str | os.PathLike[str], model: Model | None) -> Precomputed:
     if model is not None and manifest["model"] != model.fingerprint():
         expected, found = f"vectors of the model {model.fingerprint()}", f"those of {manifest['model']}"
         raise BadStoreError(expected, found, "encode the collection with this model", os.fspath(out_dir))
+    if manifest["format"] != VECTORS and manifest.get("architecture") not in ARCHITECTURES:
+        expected, found = f"documents of a model ({', '.join(ARCHITECTURES)})", str(manifest.get("architecture"))
+        raise BadStoreError(expected, found, "encode the collection again", os.fspath(out_dir))
     if manifest["format"] == STATES:
         return Precomputed(*load_states(out_dir), str(manifest["architecture"]), manifest["model"])
     if manifest["format"] == SPARSE:
