@@ -106,7 +106,20 @@ def _load(name_or_path: str | Path, device: str) -> Model:
     path = Path(resolve(str(name_or_path)))
     with reading(path, "the folder of a model"):
         check_json(path)
-        return _of_folder(path, device)
+        model = _of_folder(path, device)
+    _check_texts(model, path)
+    return model
+
+
+def _check_texts(model: Model, path: Path) -> None:
+    """Checks what of a folder's configs is used only when texts are read."""
+    for name in ("query_max_length", "doc_max_length", "max_length"):
+        length = getattr(model, name, 1)
+        if type(length) is not int or not 1 <= length < 1 << 31:
+            raise BadDataError(f"a whole number above 0 as {name}", repr(length), "write the folder again", str(path))
+    for name in ("query_prompt", "doc_prompt"):
+        if not isinstance(prompt := getattr(model, name, ""), str):
+            raise BadDataError(f"a text as {name}", repr(prompt), "write the folder again", str(path))
 
 
 def _of_folder(path: Path, device: str) -> Model:

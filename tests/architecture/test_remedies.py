@@ -29,7 +29,7 @@ def _options() -> set[str]:
             if dataclasses.is_dataclass(value):
                 names.update(field.name.replace("_", "-") for field in dataclasses.fields(value))
     for path in (_PACKAGE / "options").glob("*.py"):
-        names.update(re.findall(r'(?:alias|name)="--([a-z-]+)"', path.read_text(encoding="utf-8")))
+        names.update(re.findall(r'"--([a-z-]+)"', path.read_text(encoding="utf-8")))
     return names
 
 
