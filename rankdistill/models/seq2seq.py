@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from transformers import AutoModel as AutoEncoder
 
 from rankdistill.errors import WrongModelError
+from rankdistill.formats.guarded import check_json, reading
 from rankdistill.models.backbone import (
     config_with_layers,
     load_tokenizer,
@@ -133,12 +134,15 @@ def load_writer(name_or_path: str | Path, device: str = "auto", dtype: DTypeName
 
     Raises:
         WrongModelError: for an encoder, whose decoder would be random.
+        BadDataError: for a broken folder.
     """
-    if not AutoConfig.from_pretrained(resolve(str(name_or_path))).is_encoder_decoder:
-        raise WrongModelError(
-            "an encoder-decoder", "another model", "make one with `rankdistill train genre`", str(name_or_path)
-        )
-    writer = Seq2SeqModel.from_pretrained(name_or_path, device=device)
+    path = Path(resolve(str(name_or_path)))
+    with reading(path, "the folder of a model", passing=(OSError,)):
+        check_json(path)
+        if not AutoConfig.from_pretrained(path).is_encoder_decoder:
+            remedy = "make one with `rankdistill train genre`"
+            raise WrongModelError("an encoder-decoder", "another model", remedy, str(path))
+        writer = Seq2SeqModel.from_pretrained(path, device=str(choose_device(device)))
     return writer.to(dtype_named(dtype, writer.device))
 
 

@@ -27,7 +27,7 @@ from rankdistill.retrieval.precompute import load_precomputed, precompute
 from rankdistill.retrieval.rerank import score_pairs
 from rankdistill.retrieval.search import search
 
-_MUTANTS = int(os.environ.get("RANKDISTILL_MUTANTS", "12"))
+_MUTANTS = int(os.environ.get("RANKDISTILL_MUTANTS", "6"))
 _QUERIES, _DOCS = ["sort a list", "open a file"], ["sorted(list)", "open(path).read()"]
 _JUNK: list[Any] = [None, "junk", -1, 1.5, [], {}, True, 10**30]
 
