@@ -172,12 +172,13 @@ def time_theirs(
 
 
 def ours(folder: Path, eos: int, tokens: Ints, lengths: Ints, rows: dict[int, NDArray[np.int64]]) -> dict[str, Any]:
+    from rankdistill.generation.arrays import FlatTokens
     from rankdistill.generation.trie import TokenTrie
 
     seconds, cpu_seconds = [], []
     for _ in range(5):
         start, cpu_start = time.perf_counter(), time.process_time()
-        trie = TokenTrie.build((tokens, lengths), vocab_size=VOCAB_SIZE, eos=eos)
+        trie = TokenTrie.build(FlatTokens(tokens, lengths), vocab_size=VOCAB_SIZE, eos=eos)
         seconds.append(time.perf_counter() - start)
         cpu_seconds.append(time.process_time() - cpu_start)
     path = folder / "x.rdtrie"

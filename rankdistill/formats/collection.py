@@ -128,7 +128,9 @@ def _found(texts: Texts, ids: Sequence[str], on_missing: OnMissing, noun: str) -
     rows = _rows(texts, ids)
     absent = np.flatnonzero(rows < 0).tolist()
     if absent and on_missing == "error":
-        raise MissingIdsError.among(ids, absent, f"{noun} in {texts.name}", 'pass on_missing="skip" to leave them out')
+        # Not on_missing="skip": what calls this (search, re-ranking, scoring) has no such argument.
+        remedy = "use the collection that the ids are of"
+        raise MissingIdsError.among(ids, absent, f"{noun} in {texts.name}", remedy)
     return rows[rows >= 0]
 
 

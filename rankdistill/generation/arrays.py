@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,10 +12,23 @@ from numpy.typing import ArrayLike, NDArray
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["TokenSequences", "buffer", "flatten", "int64", "uint32"]
+__all__ = ["FlatTokens", "TokenSequences", "buffer", "flatten", "int64", "uint32"]
 
-TokenSequences: TypeAlias = Iterable[Sequence[int]] | tuple[NDArray[Any], NDArray[Any]]
-"""Sequences of tokens that end in the end token; or a pair of arrays, all tokens end to end and the length of each."""
+
+class FlatTokens(NamedTuple):
+    """Token sequences in two arrays.
+
+    Attributes:
+        tokens: those of all sequences, end to end.
+        lengths: how many each sequence has.
+    """
+
+    tokens: NDArray[Any]
+    lengths: NDArray[Any]
+
+
+TokenSequences: TypeAlias = Iterable[Sequence[int]] | FlatTokens
+"""Sequences of tokens that end in the end token."""
 
 _T = TypeVar("_T", bound=np.generic)
 
@@ -33,9 +46,17 @@ def uint32(values: ArrayLike, name: str) -> NDArray[np.uint32]:
 
 
 def flatten(sequences: TokenSequences) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-    """All tokens end to end, and the length of each sequence."""
+    """All tokens end to end, and the length of each sequence.
+
+    Raises:
+        ValueError: for values that aren't tokens, and for a pair of arrays, which may be two sequences, or tokens and lengths.
+    """
+    if isinstance(sequences, FlatTokens):
+        return uint32(sequences.tokens, "tokens"), uint32(sequences.lengths, "lengths")
     if isinstance(sequences, tuple) and len(sequences) == 2 and all(isinstance(part, np.ndarray) for part in sequences):
-        return uint32(sequences[0], "tokens"), uint32(sequences[1], "lengths")
+        raise ValueError(
+            "expected a list of token sequences, or FlatTokens(tokens, lengths), found a tuple of two arrays, which may be either"
+        )
     rows: list[Any] = list(sequences)
     lengths = np.fromiter(map(len, rows), np.uint32, len(rows))
     tokens = np.fromiter(itertools.chain.from_iterable(rows), np.int64, int(lengths.sum()))

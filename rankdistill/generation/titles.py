@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from rankdistill.errors import BadDataError
 from rankdistill.formats.tokenizers import plain_copy
+from rankdistill.generation.arrays import FlatTokens
 
 __all__ = ["end_token", "title_sequences", "tokenize_titles"]
 
@@ -40,7 +41,7 @@ def tokenize_titles(
     max_length: int | None = None,
     source: str | None = None,
     progress: bool = True,
-) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+) -> FlatTokens:
     """Tokenises titles without special tokens, and ends each with the end token.
 
     Args:
@@ -74,7 +75,7 @@ def tokenize_titles(
             row += len(block)
             bar.update(len(block))
     empty = np.zeros(0, np.uint32)
-    return np.concatenate([empty, *tokens]), np.concatenate([empty, *lengths])
+    return FlatTokens(np.concatenate([empty, *tokens]), np.concatenate([empty, *lengths]))
 
 
 def title_sequences(titles: Iterable[str], tokenizer: Any, eos: int) -> list[list[int]]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 
-from rankdistill.errors import BadDataError, MissingDependencyError
+from rankdistill.errors import MissingDependencyError, WrongModelError
 
 __all__ = ["Backend", "OpenVinoBody", "compile_openvino"]
 
@@ -86,18 +86,20 @@ def compile_openvino(model: nn.Module) -> None:
 
     Raises:
         MissingDependencyError: without OpenVINO.
-        BadDataError: for other models, or one that is on another device.
+        WrongModelError: for other models, or one that is on another device.
     """
     _import()
     name = next((name for name in _BODIES if isinstance(getattr(model, name, None), nn.Module)), None)
     if name is None:
         found = f"a {getattr(model, 'architecture', type(model).__name__)} model"
-        raise BadDataError(
+        raise WrongModelError(
             "a dot, colbert, splade or cross-encoder model for the backend openvino", found, "use the backend torch"
         )
     device = next(model.parameters()).device
     if device.type != "cpu":
-        raise BadDataError("a model on the CPU for the backend openvino", f"one on {device}", 'choose the device "cpu"')
+        raise WrongModelError(
+            "a model on the CPU for the backend openvino", f"one on {device}", 'choose the device "cpu"'
+        )
     setattr(model, name, OpenVinoBody(getattr(model, name)))
 
 

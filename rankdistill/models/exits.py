@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rankdistill.errors import BadDataError
+from rankdistill.errors import BadDataError, WrongModelError
+from rankdistill.formats.guarded import read_tensors
 from rankdistill.models.backbone import cut_config
 from rankdistill.models.packed import run_body
 from rankdistill.models.towers import BatchScores
@@ -85,12 +86,12 @@ def family_of(body: PreTrainedModel) -> Family:
     """Where a body keeps its layers.
 
     Raises:
-        BadDataError: for a family that isn't covered.
+        WrongModelError: for a family that isn't covered.
     """
     kind = str(body.config.model_type)
     if kind not in FAMILIES:
         expected, found = f"an encoder whose exits are known ({', '.join(FAMILIES)})", f"one of the family {kind}"
-        raise BadDataError(expected, found, "start from another")
+        raise WrongModelError(expected, found, "start from another")
     return FAMILIES[kind]
 
 
@@ -100,7 +101,7 @@ def cut(body: PreTrainedModel, num_layers: int) -> PreTrainedModel:
     The modules are shared, not copied: training one trains the other, and moving one moves the other.
 
     Raises:
-        BadDataError: for a family that isn't covered.
+        WrongModelError: for a family that isn't covered.
         ValueError: if there aren't that many layers.
     """
     family_of(body)
@@ -114,7 +115,7 @@ def between(body: PreTrainedModel, start: int, stop: int) -> PreTrainedModel:
     """A body that has the layers from `start` to `stop`, and all else that `body` has; shared, as in `cut`.
 
     Raises:
-        BadDataError: for a family that isn't covered.
+        WrongModelError: for a family that isn't covered.
     """
     family = family_of(body)
     config = copy.deepcopy(body.config)
@@ -381,7 +382,7 @@ def load_exits(folder: Path, parts: Mapping[str, nn.Module]) -> None:
     path = folder / EXITS_FILE
     if not path.is_file():
         raise BadDataError("the weights of the exits", "no such file", "save the checkpoint again, whole", str(path))
-    stored = load_file(path)
+    stored = read_tensors(path)
     wanted = {f"{name}.{key}" for name, part in parts.items() for key in part.state_dict()}
     if wanted != stored.keys():
         odd = sorted(wanted ^ stored.keys())

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from rankdistill.errors import WrongModelError
+from rankdistill.errors import BadDataError, WrongModelError
+from rankdistill.formats.guarded import check_json, reading
 from rankdistill.models.backbone import resolve
 from rankdistill.models.backends import Backend, compile_openvino
 from rankdistill.models.colbert import ColbertModel
@@ -17,6 +18,7 @@ from rankdistill.models.layout import model_type
 from rankdistill.models.multi_exit import MultiExitEncoder
 from rankdistill.models.multi_exit_colbert import MultiExitColbert
 from rankdistill.models.multi_exit_cross_encoder import MultiExitCrossEncoder
+from rankdistill.models.precision import choose_device
 from rankdistill.models.prett import PrettModel
 from rankdistill.models.splade import SpladeModel
 from rankdistill.models.tk import TKModel
@@ -111,7 +113,27 @@ def at_exit(model: Model, exit: int | None, dim: int | None = None) -> Model:
 
 
 def _load(name_or_path: str | Path, device: str) -> Model:
+    device = str(choose_device(device))
     path = Path(resolve(str(name_or_path)))
+    with reading(path, "the folder of a model"):
+        check_json(path)
+        model = _of_folder(path, device)
+    _check_texts(model, path)
+    return model
+
+
+def _check_texts(model: Model, path: Path) -> None:
+    """Checks what of a folder's configs is used only when texts are read."""
+    for name in ("query_max_length", "doc_max_length", "max_length"):
+        length = getattr(model, name, 1)
+        if type(length) is not int or not 1 <= length < 1 << 31:
+            raise BadDataError(f"a whole number above 0 as {name}", repr(length), "write the folder again", str(path))
+    for name in ("query_prompt", "doc_prompt"):
+        if not isinstance(prompt := getattr(model, name, ""), str):
+            raise BadDataError(f"a text as {name}", repr(prompt), "write the folder again", str(path))
+
+
+def _of_folder(path: Path, device: str) -> Model:
     architecture = read_json(path / OWN_CONFIG).get("architecture")
     if architecture is not None:
         kind = ARCHITECTURES.get(architecture)

@@ -131,7 +131,8 @@ class MultiExitColbert(ManyExits, ColbertModel):
             settings: as in `ColbertModel.from_pretrained`.
 
         Raises:
-            BadDataError: for a family of encoders that isn't covered, or a torn checkpoint.
+            WrongModelError: for a family of encoders that isn't covered.
+            BadDataError: for a torn checkpoint.
             ValueError: for exits that don't exist, or others than a checkpoint has.
         """
         if head == "none":

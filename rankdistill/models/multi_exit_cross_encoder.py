@@ -139,7 +139,8 @@ class MultiExitCrossEncoder(ManyExits, CrossEncoderModel):
             settings: as in `CrossEncoderModel.from_pretrained`.
 
         Raises:
-            BadDataError: for a family of encoders that isn't covered, or a torn checkpoint.
+            WrongModelError: for a family of encoders that isn't covered.
+            BadDataError: for a torn checkpoint.
             ValueError: for exits that don't exist, or others than a checkpoint has.
         """
         path = Path(resolve(str(name_or_path)))

@@ -148,7 +148,8 @@ class PretrainModel(nn.Module):
             dropout: of the body, in place of the checkpoint's.
 
         Raises:
-            BadDataError: for a family of encoders that isn't covered, or a torn checkpoint.
+            WrongModelError: for a family of encoders that isn't covered.
+            BadDataError: for a torn checkpoint.
             ValueError: for exits that don't exist, or others than the checkpoint's heads were trained at.
         """
         path = Path(resolve(str(name_or_path)))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.masking_utils import create_bidirectional_mask
 
-from rankdistill.errors import BadDataError
+from rankdistill.errors import WrongModelError
 from rankdistill.formats.writing import whole
 from rankdistill.models.backbone import (
     check_same,
@@ -83,7 +83,7 @@ class PrettBody(PreTrainedModel):  # type: ignore[no-untyped-call]
         family, depth = str(config.encoder.model_type), int(config.encoder.num_hidden_layers)
         if family not in _LAYERS:
             found = f"one of the family {family}"
-            raise BadDataError(f"an encoder that can be split ({', '.join(_LAYERS)})", found, "start from another")
+            raise WrongModelError(f"an encoder that can be split ({', '.join(_LAYERS)})", found, "start from another")
         if not 0 <= config.join_layer < depth:
             raise ValueError(
                 f"join_layer={config.join_layer} does not exist: of {depth} layers, 0 to {depth - 1} can read the texts apart"
@@ -248,7 +248,7 @@ class PrettModel(InteractionModel):
             doc_max_length: None is the checkpoint's, or as many as positions are left, at most 256.
 
         Raises:
-            BadDataError: if the encoder is of a family that isn't covered.
+            WrongModelError: if the encoder is of a family that isn't covered.
             ValueError: if `join_layer` does not exist, the lengths don't fit, or a checkpoint of ours was made otherwise.
         """
         path = Path(resolve(str(name_or_path)))

@@ -28,7 +28,7 @@ def segments(body: PreTrainedModel, exits: Sequence[int]) -> list[PreTrainedMode
     outputs are without a final norm, which is `exits.final_norm`'s. Modules are shared with `body`, not copied.
 
     Raises:
-        BadDataError: for a family that isn't covered.
+        WrongModelError: for a family that isn't covered.
     """
     family = family_of(body)
     found = []

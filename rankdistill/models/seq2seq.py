@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from transformers import AutoModel as AutoEncoder
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, EncoderDecoderModel, PreTrainedModel
 
+from rankdistill.errors import WrongModelError
+from rankdistill.formats.guarded import check_json, reading
 from rankdistill.formats.writing import whole
 from rankdistill.models.backbone import (
     check_tokens,
@@ -136,12 +138,16 @@ def load_writer(name_or_path: str | Path, device: str = "auto", dtype: DTypeName
         dtype: of its weights. A text at a time takes as long as they take to be read, so half as many bytes are half the time.
 
     Raises:
-        ValueError: for an encoder, whose decoder would be random.
+        WrongModelError: for an encoder, whose decoder would be random.
+        BadDataError: for a broken folder.
     """
-    if not load_config(resolve(str(name_or_path))).is_encoder_decoder:
-        found = f"expected an encoder-decoder, found another model in {name_or_path}"
-        raise ValueError(f"{found}; make one with train genre")
-    writer = Seq2SeqModel.from_pretrained(name_or_path, device=device)
+    path = Path(resolve(str(name_or_path)))
+    with reading(path, "the folder of a model", passing=(OSError,)):
+        check_json(path)
+        if not load_config(path).is_encoder_decoder:
+            remedy = "make one with `rankdistill train genre`"
+            raise WrongModelError("an encoder-decoder", "another model", remedy, str(path))
+        writer = Seq2SeqModel.from_pretrained(path, device=str(choose_device(device)))
     return writer.to(dtype_named(dtype, writer.device))
 
 

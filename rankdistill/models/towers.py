@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from rankdistill.errors import WrongModelError
+from rankdistill.formats import guarded
 from rankdistill.formats.tokenizers import encode_texts
 from rankdistill.models.backbone import weights_fingerprint
 
@@ -380,5 +381,10 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Reads it back; {} if there's no such file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """Reads it back; {} if there's no such file.
+
+    Raises:
+        BadDataError: for anything but a JSON object, or in modules.json a list.
+    """
+    kind = list if path.name == "modules.json" else dict
+    return guarded.read_json(path, kind) if path.is_file() else {}

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from rankdistill.data.batches import pad_lists
 from rankdistill.errors import BadStoreError
+from rankdistill.formats.guarded import read_array, reading
 from rankdistill.models.dot import DotModel
 from rankdistill.models.foreign import DenseModel, ForeignModel
 from rankdistill.models.loading import at_exit
@@ -235,10 +236,8 @@ class _VectorWriter:
     def begin(self, num_done: int) -> None:
         """Makes the file, or opens it."""
         if num_done:
-            if not self._path.is_file():
-                remedy = f"delete {self._path.parent}, and encode again"
-                raise BadStoreError("the vectors of the shards that are done", "no such file", remedy, str(self._path))
-            self._vectors = np.load(self._path, mmap_mode="r+")
+            with reading(self._path, "an array in a .npy file"):
+                self._vectors = np.lib.format.open_memmap(self._path, mode="r+")
         else:
             self._vectors = np.lib.format.open_memmap(self._path, mode="w+", dtype=self._dtype, shape=self._shape)
 
@@ -259,7 +258,7 @@ def load_vectors(out_dir: str | os.PathLike[str]) -> tuple[list[str], NDArray[An
     """
     folder = Path(out_dir)
     manifest, doc_ids = open_folder(folder, VECTORS)
-    vectors = np.load(folder / "vectors.npy", mmap_mode="r")
+    vectors = read_array(folder / "vectors.npy")
     if vectors.shape != (manifest["num_docs"], manifest["dim"]):
         raise BadStoreError("the vectors of the manifest", f"shape {vectors.shape}", "encode again", str(folder))
     return doc_ids, vectors

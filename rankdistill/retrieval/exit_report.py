@@ -13,7 +13,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from rankdistill.errors import BadDataError, MissingDependencyError
+from rankdistill.errors import MissingDependencyError, WrongModelError
 from rankdistill.evaluation.latency import measure_latency
 from rankdistill.evaluation.measures import evaluate, parse_measures
 from rankdistill.evaluation.report import render_table
@@ -177,7 +177,7 @@ def run_exits(options: ExitsOptions) -> str:
     """The `rankdistill exits` command: writes exits.json and a run for each exit and width, and returns the tables.
 
     Raises:
-        BadDataError: if the model has no exits.
+        WrongModelError: if the model has no exits.
         MissingDependencyError: if a plot is asked for, without matplotlib.
     """
     parse_measures(options.measures)  # a mistyped one is known now
@@ -185,7 +185,7 @@ def run_exits(options: ExitsOptions) -> str:
     model = load_model(options.model, device=options.device)
     if not isinstance(model, MultiExitEncoder):
         remedy = "train one with `rankdistill train margin-mse --student multi-exit`"
-        raise BadDataError("a model with exits", f"a {model.architecture} model", remedy, options.model)
+        raise WrongModelError("a model with exits", f"a {model.architecture} model", remedy, options.model)
     collection = open_collection(options.collection)
     first = options.measures[0]
     indexes = build_exit_indexes(model, dict(collection.docs()), dtype=options.dtype)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rankdistill.errors import BadDataError
+from rankdistill.errors import WrongModelError
 from rankdistill.models.exits import Cell
 from rankdistill.models.multi_exit import MultiExitEncoder
 from rankdistill.models.precision import DTypeName, inference_mode
@@ -149,11 +149,13 @@ def search_adaptively(
         The run, and the exit at which each query stopped.
 
     Raises:
-        BadDataError: if an exit has no index.
+        WrongModelError: if an exit has no index.
     """
     missing = [exit for exit in model.exits if Cell(exit) not in indexes]
     if missing:
-        raise BadDataError("an index for each exit", f"none for exit {missing[0]}", "make them with build_exit_indexes")
+        raise WrongModelError(
+            "an index for each exit", f"none for exit {missing[0]}", "make them with build_exit_indexes"
+        )
     found: Run = {}
     stopped: dict[str, int] = {}
     queries = as_texts(queries)

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rankdistill.errors import BadStoreError, MissingDependencyError
+from rankdistill.errors import BadStoreError, MissingDependencyError, WrongModelError
+from rankdistill.formats.guarded import read_lines
 from rankdistill.models.similarity import SIMILARITIES, Similarity, unit_rows
 from rankdistill.retrieval.folders import check_parts, index_facts, save_index
 
@@ -112,7 +113,7 @@ class FlatIndex:
         except RuntimeError as error:
             found = str(error).splitlines()[0]
             raise BadStoreError("a FAISS index", found, "build it again", str(index_path)) from error
-        doc_ids = ids_path.read_text(encoding="utf-8").split("\n")[:-1]
+        doc_ids = read_lines(ids_path)
         if index.ntotal != len(doc_ids):
             found = f"{index.ntotal} vectors and {len(doc_ids)} ids"
             raise BadStoreError("as many ids as vectors", found, "build it again", os.fspath(folder))
@@ -152,12 +153,11 @@ class FlatIndex:
             Scores [B, K], descending, and rows [B, K].
 
         Raises:
-            ValueError: the queries have another width.
+            WrongModelError: the queries have another width.
         """
         if queries.ndim != 2 or queries.shape[1] != self.dim:
-            raise ValueError(
-                f"expected queries of width {self.dim}, found shape {queries.shape}; was another model indexed?"
-            )
+            found = f"shape {queries.shape}"
+            raise WrongModelError(f"queries of width {self.dim}", found, "search with the model that was indexed")
         if not self.max_k:
             return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
         queries = np.ascontiguousarray(queries, dtype=np.float32)

@@ -7,7 +7,6 @@ of its writer. A shard counts as done only after its data are on disk.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -19,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from rankdistill.errors import BadStoreError
+from rankdistill.errors import BadDataError, BadStoreError
+from rankdistill.formats.guarded import read_array, read_json, read_lines
 from rankdistill.formats.writing import is_marked, locked, mark, replacing_folder, save_json, save_text
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def open_folder(folder: Path, format: str) -> tuple[dict[str, Any], list[str]]:
     if len(manifest["shards"]) != num_shards:
         found = f"{len(manifest['shards'])} of {num_shards} shards"
         raise BadStoreError("finished vectors", found, "run the same `rankdistill encode` again to go on", str(folder))
-    doc_ids = (folder / "ids.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    doc_ids = read_lines(folder / "ids.txt")
     if len(doc_ids) != manifest["num_docs"] or hash_texts(doc_ids) != manifest["doc_ids"]:
         raise BadStoreError("the vectors and ids of the manifest", "others", _remedy(folder), str(folder))
     return manifest, doc_ids
@@ -226,7 +226,7 @@ def read_ragged(folder: Path, num_rows: int, columns: Columns) -> tuple[NDArray[
         BadStoreError: if a file hasn't the size that it should have.
     """
     lengths = np.fromfile(folder / "lengths.bin", "<i4")
-    if len(lengths) != num_rows:
+    if len(lengths) != num_rows or (lengths < 0).any():
         raise BadStoreError(f"the lengths of {num_rows:,} rows", f"{len(lengths):,}", _remedy(folder), str(folder))
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     found: dict[str, NDArray[Any]] = {}
@@ -319,8 +319,8 @@ def load_arrays(folder: str | os.PathLike[str], format: str) -> tuple[list[str],
         remedy = "make one with `rankdistill index`"
         raise BadStoreError(f"an index of format {format}", str(stated.get("format")), remedy, str(path))
     check_parts(path, stated)
-    arrays: dict[str, Any] = {name: np.load(path / f"{name}.npy", mmap_mode="r") for name in stated["shapes"]}
-    doc_ids = (path / "ids.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    arrays: dict[str, Any] = {name: read_array(path / f"{name}.npy") for name in stated["shapes"]}
+    doc_ids = read_lines(path / "ids.txt")
     shapes = {name: list(array.shape) for name, array in arrays.items()}
     if shapes != stated["shapes"] or stated["num_docs"] != len(doc_ids):
         found = f"{shapes} of {len(doc_ids)}"
@@ -333,7 +333,7 @@ def load_arrays(folder: str | os.PathLike[str], format: str) -> tuple[list[str],
 def index_facts(folder: Path) -> dict[str, Any]:
     """What index.json says; {} where there is none."""
     path = folder / "index.json"
-    facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    facts: dict[str, Any] = read_json(path) if path.is_file() else {}
     return facts
 
 
@@ -359,10 +359,14 @@ def read_manifest(path: Path, format: str | None = None) -> dict[str, Any]:
         remedy = "make one with `rankdistill encode`"
         raise BadStoreError("a folder of vectors", f"no {path.name}", remedy, str(path.parent))
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        found = manifest["format"]
-    except (ValueError, KeyError, TypeError):
+        manifest: dict[str, Any] = read_json(path)
+        found = manifest.get("format", "something else")
+    except BadDataError:
         found = "something else"
+    else:
+        kinds = {"num_docs": int, "shard_size": int, "shards": dict, "doc_ids": str}
+        if any(not isinstance(manifest.get(name), kind) for name, kind in kinds.items()) or manifest["shard_size"] < 1:
+            found = "something else"
     if found not in known:
         raise BadStoreError(f"a manifest of format {' or '.join(known)}", str(found), _remedy(path.parent), str(path))
     return manifest

@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 
 from scipy.sparse import issparse
 
-from rankdistill.errors import BadDataError, BadStoreError
+from rankdistill.errors import BadStoreError, WrongModelError
+from rankdistill.formats.guarded import reading
 from rankdistill.models.colbert import ColbertModel
 from rankdistill.models.foreign import DenseModel
 from rankdistill.models.loading import ARCHITECTURES, Model
@@ -66,7 +67,7 @@ def build_index(
         batch_tokens: as in `encode_texts`; so for `dtype` and `progress`.
 
     Raises:
-        BadDataError: if the model can only re-rank.
+        WrongModelError: if the model can only re-rank.
         ValueError: for a document that is no text, or an id that is none.
     """
     if not searches(model):
@@ -92,8 +93,8 @@ def index_of(precomputed: Precomputed, *, device: Device = "auto", num_centroids
         num_centroids: as in `TokenIndex.build`; for states of tokens.
 
     Raises:
-        BadDataError: if these are states of a model that can only re-rank.
-        ValueError: if centroids are asked for, and these aren't states of tokens.
+        WrongModelError: if these are states of a model that can only re-rank.
+        WrongModelError: if centroids are asked for, and these aren't states of tokens.
     """
     docs, doc_ids, model = precomputed.docs, precomputed.doc_ids, precomputed.model
     if isinstance(docs, TokenStates):
@@ -101,7 +102,7 @@ def index_of(precomputed: Precomputed, *, device: Device = "auto", num_centroids
             raise _only_reranks(precomputed.architecture)
         return TokenIndex.build(docs, doc_ids, num_centroids, model=model)
     if num_centroids is not None:
-        raise ValueError(f"--centroids are for states of tokens, found {precomputed}; leave them out")
+        raise WrongModelError("states of tokens for --centroids", str(precomputed), "leave them out")
     if issparse(docs):
         return SparseIndex.build(docs, doc_ids, model=model)
     return FlatIndex.build(docs, doc_ids, device, model=model, similarity=precomputed.similarity)
@@ -117,18 +118,22 @@ def load_index(folder: str | os.PathLike[str], device: Device = "auto", model: M
     Raises:
         BadStoreError: the folder isn't an index, its parts don't belong together, or it's another model's.
     """
-    path = Path(folder)
+    with reading(folder, "an index"):
+        return _load(Path(folder), device, model)
+
+
+def _load(path: Path, device: Device, model: Model | None) -> Index:
     facts = index_facts(path)
     made_by, stated = facts.get("model"), facts.get("format")
     if model is not None and made_by is not None and made_by != model.fingerprint():
         expected, found = f"an index made by the model {model.fingerprint()}", f"one made by {made_by}"
         remedy = "search with the model that encoded the documents, or encode and index them anew"
-        raise BadStoreError(expected, found, remedy, os.fspath(folder))
+        raise BadStoreError(expected, found, remedy, str(path))
     if stated not in (None, flat.FORMAT):
         return SparseIndex.load(path) if stated == sparse.FORMAT else TokenIndex.load(path)
     if not (path / "index.faiss").is_file():
         remedy = "make one with `rankdistill index`"
-        raise BadStoreError("an index (index.faiss or index.json)", "no such file", remedy, os.fspath(folder))
+        raise BadStoreError("an index (index.faiss or index.json)", "no such file", remedy, str(path))
     return FlatIndex.load(path, device)
 
 
@@ -136,8 +141,8 @@ def _similarity(model: Model) -> Similarity:
     return model.comparison if isinstance(model, DenseModel) else "dot"
 
 
-def _only_reranks(architecture: str) -> BadDataError:
-    return BadDataError(
+def _only_reranks(architecture: str) -> WrongModelError:
+    return WrongModelError(
         "a model that searches (dot, colbert, splade)",
         f"a {architecture}, which can only re-rank",
         "re-rank with it: `rankdistill rerank`",

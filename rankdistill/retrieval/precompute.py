@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, issparse
 
-from rankdistill.errors import BadDataError, BadStoreError
+from rankdistill.errors import BadStoreError, WrongModelError
+from rankdistill.formats.guarded import reading
 from rankdistill.models.foreign import DenseModel
-from rankdistill.models.loading import Model
+from rankdistill.models.loading import ARCHITECTURES, Model
 from rankdistill.models.precision import DTypeName
 from rankdistill.models.similarity import Similarity
 from rankdistill.models.splade import SpladeModel
 from rankdistill.models.towers import InteractionModel, Kind
 from rankdistill.retrieval.encode import encode_collection, encode_texts, load_vectors
-from rankdistill.retrieval.folders import SPARSE, STATES, read_manifest
+from rankdistill.retrieval.folders import SPARSE, STATES, VECTORS, read_manifest
 from rankdistill.retrieval.sparse import encode_collection_sparse, encode_sparse, load_sparse
 from rankdistill.retrieval.states import TokenStates, encode_collection_states, encode_states, load_states
 
@@ -81,7 +82,7 @@ def encode(
         batch_tokens: as in `precompute`; so for `dtype` and `progress`.
 
     Raises:
-        BadDataError: for a cross-encoder, which reads both together.
+        WrongModelError: for a cross-encoder, which reads both together.
     """
     settings: dict[str, Any] = {"kind": kind, "batch_tokens": batch_tokens, "dtype": dtype, "progress": progress}
     if isinstance(model, DenseModel):
@@ -122,8 +123,8 @@ def precompute(
         The folder.
 
     Raises:
-        BadDataError: for a cross-encoder, which reads both together.
-        ValueError: if `min_weight` is given for a model that isn't sparse.
+        WrongModelError: for a cross-encoder, which reads both together.
+        WrongModelError: if `min_weight` is given for a model that isn't sparse.
         BadStoreError: if the folder holds another job's data.
     """
     settings: dict[str, Any] = {
@@ -134,7 +135,7 @@ def precompute(
         "progress": progress,
     }
     if min_weight and not isinstance(model, SpladeModel):
-        raise ValueError(f"--min-weight is for sparse models, found a {model.architecture} model; leave it out")
+        raise WrongModelError("a sparse model for --min-weight", f"a {model.architecture} model", "leave it out")
     if isinstance(model, DenseModel):
         return encode_collection(model, collection, out_dir, **settings)
     if isinstance(model, SpladeModel):
@@ -144,8 +145,8 @@ def precompute(
     raise _reads_together(model)
 
 
-def _reads_together(model: Model) -> BadDataError:
-    return BadDataError(
+def _reads_together(model: Model) -> WrongModelError:
+    return WrongModelError(
         "a model that reads documents apart from queries",
         f"a {model.architecture}, which reads them together",
         "re-rank with it: `rankdistill rerank`",
@@ -161,10 +162,18 @@ def load_precomputed(out_dir: str | os.PathLike[str], model: Model | None = None
     Raises:
         BadStoreError: the folder isn't one, isn't finished, or is another model's.
     """
+    with reading(out_dir, "what `rankdistill encode` writes"):
+        return _load(out_dir, model)
+
+
+def _load(out_dir: str | os.PathLike[str], model: Model | None) -> Precomputed:
     manifest = read_manifest(Path(out_dir) / "manifest.json")
     if model is not None and manifest["model"] != model.fingerprint():
         expected, found = f"vectors of the model {model.fingerprint()}", f"those of {manifest['model']}"
         raise BadStoreError(expected, found, "encode the collection with this model", os.fspath(out_dir))
+    if manifest["format"] != VECTORS and manifest.get("architecture") not in ARCHITECTURES:
+        expected, found = f"documents of a model ({', '.join(ARCHITECTURES)})", str(manifest.get("architecture"))
+        raise BadStoreError(expected, found, "encode the collection again", os.fspath(out_dir))
     if manifest["format"] == STATES:
         return Precomputed(*load_states(out_dir), str(manifest["architecture"]), manifest["model"])
     if manifest["format"] == SPARSE:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from rankdistill.errors import BadDataError, WrongModelError
+from rankdistill.errors import WrongModelError
 from rankdistill.models.colbert import ColbertModel
 from rankdistill.models.foreign import DenseModel
 from rankdistill.models.loading import Model
@@ -55,14 +55,13 @@ def search(
         decided by that rule too, not by FAISS.
 
     Raises:
-        BadDataError: if the index isn't one for this kind of model.
-        WrongModelError: if it compares vectors by another similarity than the model.
+        WrongModelError: if the index isn't one for this kind of model, or compares vectors by another similarity.
         ValueError: for a query that is no text, or an id that is none.
     """
     queries = as_texts(queries)
     if not any(isinstance(model, kind) and isinstance(index, own) for kind, own in _INDEX_OF):
         found = f"a {type(index).__name__} and a {model.architecture} model"
-        raise BadDataError("an index that was made with this model", found, "index what this model encoded")
+        raise WrongModelError("an index that was made with this model", found, "index what this model encoded")
     if isinstance(index, FlatIndex) and isinstance(model, DenseModel) and index.similarity != model.comparison:
         found = f"one by {index.similarity}"
         raise WrongModelError(f"an index by {model.comparison}", found, "index what this model encoded, anew")

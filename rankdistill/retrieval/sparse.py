@@ -18,6 +18,8 @@ from scipy.sparse import csr_matrix, vstack
 from torch import Tensor
 from tqdm import tqdm
 
+from rankdistill.errors import WrongModelError
+from rankdistill.formats.guarded import check_offsets, check_range
 from rankdistill.models.precision import DTypeName
 from rankdistill.models.splade import SpladeModel
 from rankdistill.models.towers import Kind
@@ -151,6 +153,7 @@ def load_sparse(out_dir: str | os.PathLike[str]) -> tuple[list[str], csr_matrix]
     manifest, doc_ids = open_folder(Path(out_dir), SPARSE)
     offsets, found = read_ragged(Path(out_dir), len(doc_ids), _columns(manifest["dtype"]))
     weights = np.asarray(found["weights"], np.float32)
+    check_range(found["terms"], manifest["dim"], Path(out_dir) / "terms.bin")
     return doc_ids, csr_matrix((weights, found["terms"], offsets), shape=(len(doc_ids), manifest["dim"]))
 
 
@@ -196,6 +199,9 @@ class SparseIndex:
         """
         doc_ids, arrays = load_arrays(folder, FORMAT)
         parts = (arrays["data"], arrays["indices"], arrays["indptr"])
+        # scipy's products read and write memory wherever these point.
+        check_offsets(arrays["indptr"], len(arrays["indices"]), Path(folder) / "indptr.npy")
+        check_range(arrays["indices"], len(doc_ids), Path(folder) / "indices.npy")
         postings = csr_matrix(parts, shape=(len(arrays["indptr"]) - 1, len(doc_ids)), copy=False)
         return cls(postings, doc_ids, model=index_facts(Path(folder)).get("model"))
 
@@ -210,7 +216,8 @@ class SparseIndex:
             query_id -> doc_id -> score, in `records.ranked`'s order.
 
         Raises:
-            ValueError: if k isn't positive, or the queries have other terms.
+            ValueError: if k isn't positive.
+            WrongModelError: if the queries have other terms.
         """
         if k < 1:
             raise ValueError(f"expected k of at least 1, found {k}")
@@ -221,9 +228,8 @@ class SparseIndex:
                 block = query_ids[start : start + _QUERY_BLOCK]
                 weights_BV = vstack([queries[query_id] for query_id in block], format="csr")
                 if weights_BV.shape[1] != self.dim:
-                    raise ValueError(
-                        f"expected queries of {self.dim:,} terms, found {weights_BV.shape[1]:,}; was another model indexed?"
-                    )
+                    remedy = "search with the model that was indexed"
+                    raise WrongModelError(f"queries of {self.dim:,} terms", f"{weights_BV.shape[1]:,}", remedy)
                 scores_BN = weights_BV @ self.postings
                 for row, query_id in enumerate(block):
                     at = slice(scores_BN.indptr[row], scores_BN.indptr[row + 1])

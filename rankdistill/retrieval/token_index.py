@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from rankdistill.errors import BadStoreError, WrongModelError
+from rankdistill.formats.guarded import check_offsets, check_range
 from rankdistill.models.maxsim import EMPTY_DOC_SCORE
 from rankdistill.records import Run
 from rankdistill.retrieval.flat import faiss_module
@@ -125,9 +127,21 @@ class TokenIndex:
             BadStoreError: the folder isn't such an index, or its parts don't belong together.
         """
         doc_ids, arrays = load_arrays(folder, FORMAT)
+        path = Path(folder)
+        if arrays["states"].ndim != 2:
+            raise BadStoreError("states [T, D]", f"shape {arrays['states'].shape}", "build it again", str(path))
         states = TokenStates(arrays["states"], np.asarray(arrays["offsets"]))
+        check_offsets(states.offsets, len(states.states), path / "offsets.npy")
         clusters = Clusters(*(arrays[name] for name in Clusters._fields)) if "centroids" in arrays else None
-        return cls(states, doc_ids, clusters, model=index_facts(Path(folder)).get("model"))
+        if clusters is not None:
+            if len(clusters.codes) != len(states.states) or clusters.centroids.shape[1:] != states.states.shape[1:]:
+                raise BadStoreError("a centroid of each token", "others", "build it again", str(path))
+            check_range(clusters.codes, len(clusters.centroids), path / "codes.npy")
+            check_range(clusters.postings, len(doc_ids), path / "postings.npy")
+            check_offsets(clusters.starts, len(clusters.postings), path / "starts.npy")
+            if len(clusters.starts) != len(clusters.centroids) + 1:
+                raise BadStoreError("a list of documents of each centroid", "others", "build it again", str(path))
+        return cls(states, doc_ids, clusters, model=index_facts(path).get("model"))
 
     def search(
         self,
@@ -150,15 +164,15 @@ class TokenIndex:
             query_id -> doc_id -> score, in `records.ranked`'s order.
 
         Raises:
-            ValueError: if k isn't positive, or the queries have another width.
+            ValueError: if k isn't positive.
+            WrongModelError: if the queries have another width.
         """
         if k < 1:
             raise ValueError(f"expected k of at least 1, found {k}")
         for states_LD in queries.values():
             if states_LD.ndim != 2 or states_LD.shape[1] != self.dim:
-                raise ValueError(
-                    f"expected states of width {self.dim}, found shape {states_LD.shape}; was another model indexed?"
-                )
+                found = f"shape {states_LD.shape}"
+                raise WrongModelError(f"states of width {self.dim}", found, "search with the model that was indexed")
         run: Run = {}
         with tqdm(total=len(queries), desc="search", unit="query", disable=not progress) as bar:
             if self.clusters is None:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from rankdistill.data.tokens import TokenStore, cached_tokens
-from rankdistill.errors import BadDataError
+from rankdistill.errors import WrongModelError
 from rankdistill.formats.collection import Collection
 from rankdistill.models.loading import Model
 from rankdistill.models.towers import Tower
@@ -39,7 +39,7 @@ class LiveTeacher:
         """With the collection's texts in the teacher's own tokens, cached.
 
         Raises:
-            BadDataError: for a model that doesn't score whole batches.
+            WrongModelError: for a model that doesn't score whole batches.
         """
         if not isinstance(model, Tower) or not model.scores_in_batch:
             expected, found = (
@@ -47,7 +47,7 @@ class LiveTeacher:
                 f"a {model.architecture} model",
             )
             remedy = "let it score triples or candidates first: `rankdistill score`"
-            raise BadDataError(expected, found, remedy)
+            raise WrongModelError(expected, found, remedy)
         read = partial(cached_tokens, collection, tokenizer=model.tokenizer)
         queries = read("queries", max_length=model.query_max_length, prompt=model.query_prompt)
         docs = read("docs", max_length=model.doc_max_length, prompt=model.doc_prompt)

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from rankdistill.errors import BadStoreError, MissingDependencyError
+from rankdistill.formats.guarded import read_tensors
 from rankdistill.models.cross_encoder import CrossEncoderModel
 from rankdistill.models.loading import Student
 from rankdistill.options.training import LoraOptions
@@ -77,7 +78,7 @@ def load_trained(model: nn.Module, folder: Path) -> None:
         BadStoreError: if they aren't this model's.
     """
     path, weights = folder / _FILE, _trained(model)
-    stored = load_file(path) if path.is_file() else {}
+    stored = read_tensors(path) if path.is_file() else {}
     shapes, found = ({name: tuple(weight.shape) for name, weight in of.items()} for of in (weights, stored))
     if shapes != found:
         expected = f"a checkpoint of the {len(shapes)} weights that --lora.* makes trainable"

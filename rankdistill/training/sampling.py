@@ -11,6 +11,7 @@ from rankdistill.data.tas import TASPlan, TASRows, read_clusters
 from rankdistill.data.tokens import TokenStore
 from rankdistill.formats.cache import cache_folder, fingerprint_of
 from rankdistill.formats.collection import Collection
+from rankdistill.formats.guarded import read_array
 from rankdistill.formats.writing import save_array
 from rankdistill.options.training import MarginMSEOptions
 from rankdistill.retrieval.cluster import kmeans
@@ -96,7 +97,7 @@ def _made_clusters(
         cluster_of = np.full(collection.num_queries, -1)
         cluster_of[queries] = kmeans(vectors, num_clusters, seed=options.seed)
         save_array(path, cluster_of)
-    found: NDArray[np.int64] = np.load(path)
+    found: NDArray[np.int64] = read_array(path, None)
     return found
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rankdistill.errors import BadDataError
 from rankdistill.formats.collection import Collection
+from rankdistill.formats.guarded import reading
 from rankdistill.formats.word_vectors import read_word_vectors
 from rankdistill.models.colbert import PUNCTUATION, ColbertModel, Expansion
 from rankdistill.models.cross_encoder import CrossEncoderModel
@@ -100,7 +101,9 @@ def new_student(options: MarginMSEOptions, collection: Collection | None = None)
     Raises:
         ValueError: if there's nothing to start from, or too much.
     """
-    model = _new_student(options, collection)
+    # Numbers of layers that a model hasn't are ValueErrors, of our own.
+    with reading(options.init or "", "a model to start from", passing=(ValueError, OSError)):
+        model = _new_student(options, collection)
     if isinstance(model, Tower):
         model.set_prompts(options.query_prompt, options.doc_prompt)
     return model

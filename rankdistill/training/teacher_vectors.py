@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from rankdistill.errors import WrongModelError
 from rankdistill.formats.cache import cache_folder
 from rankdistill.formats.collection import Collection
+from rankdistill.formats.guarded import read_array
 from rankdistill.formats.writing import save_array
 from rankdistill.models.foreign import DenseModel
 from rankdistill.models.loading import load_model
@@ -60,5 +60,5 @@ def _queries(model: DenseModel, collection: Collection, folder: Path) -> NDArray
     if not queries.is_file():
         texts = collection.query_texts(list(collection.query_ids))
         save_array(queries, encode_texts(model, texts, kind="query", dtype="fast"))
-    found: NDArray[Any] = np.load(queries, mmap_mode="r")
+    found: NDArray[Any] = read_array(queries)
     return found

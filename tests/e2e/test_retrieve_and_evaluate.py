@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rankdistill.errors import BadDataError
+from rankdistill.errors import WrongModelError
 from rankdistill.evaluation.commands import run_evaluate
 from rankdistill.evaluation.measures import evaluate
 from rankdistill.formats.trec import read_qrels, read_run
@@ -121,5 +121,5 @@ def test_search_options_that_contradict_each_other(tmp_path: Path) -> None:
 
 def test_a_cross_encoder_has_no_vectors(conala: Path, tmp_path: Path, tiny_cross_encoder_dir: Path) -> None:
     options = EncodeOptions(model=str(tiny_cross_encoder_dir), collection=str(conala), output=tmp_path, device="cpu")
-    with pytest.raises(BadDataError, match=r"expected a model that reads documents apart .* found a cross-encoder"):
+    with pytest.raises(WrongModelError, match=r"expected a model that reads documents apart .* found a cross-encoder"):
         run_encode(options)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from rankdistill.errors import BadDataError, MissingDependencyError
+from rankdistill.errors import MissingDependencyError, WrongModelError
 from rankdistill.formats.collection import Collection
 from rankdistill.models.backends import OpenVinoBody, compile_openvino
 from rankdistill.models.colbert import ColbertModel
@@ -107,11 +107,11 @@ def test_without_openvino_the_error_says_what_to_install(tiny_bert_dir: Path, mo
 
 def test_students_that_run_their_layers_themselves_are_refused(tiny_bert_dir: Path, tmp_path: Path) -> None:
     PrettModel.from_pretrained(tiny_bert_dir, device="cpu", join_layer=1).save_pretrained(tmp_path)
-    with pytest.raises(BadDataError, match=r"expected a dot, colbert, splade or cross-encoder model.*a prett model"):
+    with pytest.raises(WrongModelError, match=r"expected a dot, colbert, splade or cross-encoder model.*a prett model"):
         load_model(tmp_path, backend="openvino")
 
 
 def test_a_model_elsewhere_is_refused(tiny_bert_dir: Path) -> None:
     model = DotModel.from_pretrained(tiny_bert_dir, device="cpu").to("meta")
-    with pytest.raises(BadDataError, match=r"expected a model on the CPU .*one on meta"):
+    with pytest.raises(WrongModelError, match=r"expected a model on the CPU .*one on meta"):
         compile_openvino(model)

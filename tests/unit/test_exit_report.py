@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rankdistill.errors import BadDataError, MissingDependencyError
+from rankdistill.errors import MissingDependencyError, WrongModelError
 from rankdistill.models.multi_exit import MultiExitEncoder
 from rankdistill.options.retrieval import ExitsOptions
 from rankdistill.records import Qrels, Run
@@ -98,7 +98,7 @@ def test_the_command_writes_tables_runs_and_a_plot(model_dir: Path, conala: Path
 
 def test_a_model_without_exits_is_an_error(tiny_sentence_transformer_dir: Path, conala: Path) -> None:
     options = ExitsOptions(model=str(tiny_sentence_transformer_dir), collection=str(conala), device="cpu")
-    with pytest.raises(BadDataError, match="expected a model with exits, found a dot model"):
+    with pytest.raises(WrongModelError, match="expected a model with exits, found a dot model"):
         run_exits(options)
 
 

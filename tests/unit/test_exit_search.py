@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from rankdistill.errors import BadDataError
+from rankdistill.errors import WrongModelError
 from rankdistill.formats.collection import Collection
 from rankdistill.models.exits import FAMILIES, Cell
 from rankdistill.models.multi_exit import MultiExitEncoder
@@ -128,5 +128,5 @@ def test_a_query_stops_where_it_is_sure() -> None:
 def test_an_exit_without_index_is_an_error(model: MultiExitEncoder, small_collection: Collection) -> None:
     indexes = build_exit_indexes(model, dict(small_collection.docs()), device="cpu", progress=False)
     del indexes[Cell(2)]
-    with pytest.raises(BadDataError, match="expected an index for each exit, found none for exit 2"):
+    with pytest.raises(WrongModelError, match="expected an index for each exit, found none for exit 2"):
         search_adaptively(model, indexes, {"q": "a"}, 3)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rankdistill.errors import BadDataError
+from rankdistill.errors import WrongModelError
 from rankdistill.formats.collection import Collection
 from rankdistill.models.colbert import ColbertModel, Expansion
 from rankdistill.models.cross_encoder import CrossEncoderModel
@@ -50,7 +50,7 @@ def test_scores_are_those_of_the_pairs_by_themselves(
 
 def test_a_cross_encoder_is_refused(tiny_cross_encoder_dir: Path, small_collection: Collection) -> None:
     model = CrossEncoderModel.from_pretrained(tiny_cross_encoder_dir, device="cpu")
-    with pytest.raises(BadDataError, match=r"a teacher that scores whole batches .*found a cross-encoder model"):
+    with pytest.raises(WrongModelError, match=r"a teacher that scores whole batches .*found a cross-encoder model"):
         LiveTeacher.of(model, small_collection, 1.0)
 
 

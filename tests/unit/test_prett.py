@@ -19,7 +19,7 @@ from transformers import (
     RobertaConfig,
 )
 
-from rankdistill.errors import BadDataError, WrongModelError
+from rankdistill.errors import WrongModelError
 from rankdistill.models.loading import load_model
 from rankdistill.models.prett import PrettBody, PrettModel
 from rankdistill.retrieval.rerank import score_pairs
@@ -153,7 +153,9 @@ def test_fingerprints_tell_splits_apart(encoder_dir: Any) -> None:
 
 
 def test_a_family_that_cannot_be_split_is_refused(encoder_dir: Any) -> None:
-    with pytest.raises(BadDataError, match=r"can be split \(bert, .*found one of the family mpnet; start from another"):
+    with pytest.raises(
+        WrongModelError, match=r"can be split \(bert, .*found one of the family mpnet; start from another"
+    ):
         make(encoder_dir("mpnet"))
 
 

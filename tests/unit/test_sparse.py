@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from rankdistill.errors import BadDataError, BadStoreError
+from rankdistill.errors import BadStoreError, WrongModelError
 from rankdistill.formats.collection import Collection
 from rankdistill.models.splade import SpladeModel
 from rankdistill.records import ranked
@@ -129,9 +129,9 @@ def test_search_reranking_and_folders_agree(
             assert len(scores) == 20
             assert again[query_id] == pytest.approx(scores, rel=1e-4)
     dot = DotModel.from_pretrained(tiny_sentence_transformer_dir, device="cpu")
-    with pytest.raises(BadDataError, match="found a SparseIndex and a dot model"):
+    with pytest.raises(WrongModelError, match="found a SparseIndex and a dot model"):
         search(dot, index, queries, progress=False)
-    with pytest.raises(ValueError, match="--min-weight is for sparse models, found a dot model"):
+    with pytest.raises(ValueError, match="expected a sparse model for --min-weight, found a dot model"):
         precompute(dot, small_collection, tmp_path / "dot", min_weight=0.1)
-    with pytest.raises(ValueError, match=r"--centroids are for states of tokens, found .* weights of terms"):
+    with pytest.raises(ValueError, match=r"states of tokens for --centroids, found .* weights of terms"):
         index_of(found, num_centroids=4)

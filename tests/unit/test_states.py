@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from rankdistill.errors import BadStoreError, MissingIdsError
+from rankdistill.errors import BadStoreError, MissingIdsError, WrongModelError
 from rankdistill.formats.collection import Collection
 from rankdistill.models.colbert import ColbertModel, Expansion
 from rankdistill.models.cross_encoder import CrossEncoderModel
@@ -133,8 +133,6 @@ def test_reranking_with_what_was_computed_before_is_the_same(
 def test_a_cross_encoder_makes_nothing_of_a_document_alone(
     tiny_cross_encoder_dir: Path, small_collection: Collection, tmp_path: Path
 ) -> None:
-    from rankdistill.errors import BadDataError
-
     teacher = CrossEncoderModel.from_pretrained(tiny_cross_encoder_dir, device="cpu")
-    with pytest.raises(BadDataError, match=r"expected a model that reads documents apart .* a cross-encoder"):
+    with pytest.raises(WrongModelError, match=r"expected a model that reads documents apart .* a cross-encoder"):
         precompute(teacher, small_collection, tmp_path)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rankdistill.errors import BadDataError, BadStoreError
+from rankdistill.errors import BadStoreError, WrongModelError
 from rankdistill.formats.collection import Collection
 from rankdistill.models.colbert import ColbertModel, Expansion
 from rankdistill.models.dot import DotModel
@@ -130,7 +130,7 @@ def test_input_that_cannot_be_indexed_or_searched() -> None:
         index.search({}, 0)
     with pytest.raises(ValueError, match="expected states of width 4"):
         index.search({"q": np.zeros((1, 3), np.float32)}, 1)
-    with pytest.raises(BadDataError, match=r"expected a model that searches \(dot, colbert.*\), found a prett"):
+    with pytest.raises(WrongModelError, match=r"expected a model that searches \(dot, colbert.*\), found a prett"):
         index_of(Precomputed(["a", "b"], docs, "prett"))
 
 
@@ -149,5 +149,5 @@ def test_search_by_a_model_is_reranking_of_all_documents(
     for query_id in queries:
         assert run[query_id] == pytest.approx(expected[query_id], abs=1e-4)
     dot = DotModel.from_pretrained(tiny_sentence_transformer_dir, device="cpu")
-    with pytest.raises(BadDataError, match="found a TokenIndex and a dot model; index what this model encoded"):
+    with pytest.raises(WrongModelError, match="found a TokenIndex and a dot model; index what this model encoded"):
         search(dot, index, queries, progress=False)

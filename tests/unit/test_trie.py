@@ -13,6 +13,7 @@ import pytest
 from rankdistill.data.tokens import tokenizer_fingerprint
 from rankdistill.errors import BadDataError, BadStoreError
 from rankdistill.formats.titles import read_titles
+from rankdistill.generation.arrays import FlatTokens
 from rankdistill.generation.titles import tokenize_titles
 from rankdistill.generation.trie import TokenTrie
 from tests.reference.trie import DictTrie, MarisaTrie
@@ -52,7 +53,7 @@ def test_holds_the_sequences(trie: TokenTrie) -> None:
 
 def test_flat_arrays_and_lists_are_the_same(trie: TokenTrie) -> None:
     tokens, lengths = np.concatenate([np.array(s) for s in SEQUENCES]), np.array([len(s) for s in SEQUENCES], np.int16)
-    flat = TokenTrie.build((tokens, lengths), vocab_size=40, eos=2, pad=1, ids=range(3))
+    flat = TokenTrie.build(FlatTokens(tokens, lengths), vocab_size=40, eos=2, pad=1, ids=range(3))
     assert pickle.dumps(flat) == pickle.dumps(trie)
     assert TokenTrie.build(SEQUENCES, vocab_size=40, eos=2).pad == 2
 
@@ -329,7 +330,7 @@ def test_arguments_that_are_refused(trie: TokenTrie) -> None:
         ),
         (lambda: build([[5, 2]], vocab_size=40, eos=2, ids=[-1]), "expected ids from 0 to 4,294,967,295, found -1"),
         (
-            lambda: build((np.array([5, 2]), np.array([3])), vocab_size=40, eos=2),
+            lambda: build(FlatTokens(np.array([5, 2]), np.array([3])), vocab_size=40, eos=2),
             "expected 3 tokens, the sum of the lengths",
         ),
         (
@@ -393,7 +394,7 @@ def test_real_titles_are_all_there_and_no_others(shared_retrieval: Path) -> None
     path = shared_retrieval.parent / "entities" / "titles_union" / "wikipedia_titles.txt.gz"
     titles = read_titles(path).titles[::20]
     tokens, lengths = tokenize_titles(titles, AutoTokenizer.from_pretrained(get_model_path()), progress=False)
-    trie = TokenTrie.build((tokens, lengths), vocab_size=50_265, eos=102, pad=0)
+    trie = TokenTrie.build(FlatTokens(tokens, lengths), vocab_size=50_265, eos=102, pad=0)
     wanted: dict[tuple[int, ...], list[int]] = {}
     for id_, part in enumerate(np.split(tokens, np.cumsum(lengths)[:-1])):
         wanted.setdefault(tuple(part.tolist()), []).append(id_)
@@ -466,3 +467,12 @@ def test_writers_take_turns() -> None:
     for writer in writers:
         writer.join()
     assert trie.num_entities == 400
+
+
+def test_a_pair_of_arrays_says_which_it_is() -> None:
+    pair = (np.array([5, 2]), np.array([1, 2]))
+    with pytest.raises(ValueError, match=r"or FlatTokens\(tokens, lengths\), found a tuple of two arrays"):
+        TokenTrie.build(pair, vocab_size=40, eos=2)
+    assert TokenTrie.build(list(pair), vocab_size=40, eos=2).num_sequences == 2
+    with pytest.raises(ValueError, match="2"):
+        TokenTrie.build(FlatTokens(*pair), vocab_size=40, eos=2)  # lengths 1 and 2 of two tokens
