@@ -4,8 +4,9 @@ What stands in front of a title differs between families, and `start` counts it:
 token is forced too (`forced_bos_token_id`: mBART, and BART trained on `<s> title </s>`), the prompt's length for models that only
 decode. docs/decoding.md has the table.
 
-`generate` ends rows at its own `eos_token_id` and `max_new_tokens`: pass `trie.eos`, and the trie's `max_depth` or more, so that no
-title is out of reach.
+`generate` ends rows at its own `eos_token_id` and `max_new_tokens`. Pass `trie.eos`, and `trie.max_depth + start` new tokens
+(after a prompt: `trie.max_depth + 1`). Then no title is out of reach, and no title's end is at the last place, where models that
+force an end token (`forced_eos_token_id`: BART, mBART, Marian, Pegasus) give it a score of 0 instead of its log-probability.
 """
 
 from __future__ import annotations
@@ -60,19 +61,27 @@ class TrieConstraint(LogitsProcessor):
             at, tokens = (torch.from_numpy(which).to(scores.device, torch.long) for which in (rows, allowed.ids))
             held = torch.full_like(scores, -torch.inf)
             held[at, tokens] = scores[at, tokens]
-        self._refuse_contradiction(ids, held)
-        return held.log_softmax(-1) if self.renormalise else held
+        self._resolve_contradictions(ids, held)
+        if not self.renormalise:
+            return held
+        # A beam that was given up has no finite score, and no softmax.
+        return torch.where(held.isneginf(), held, held.log_softmax(-1))
 
-    def _refuse_contradiction(self, ids: NDArray[np.int64], held: Tensor) -> None:
+    def _resolve_contradictions(self, ids: NDArray[np.int64], held: Tensor) -> None:
+        """Lets titles that have ended be padded whatever other processors say, and refuses rows of titles that can't go on."""
         # A row without any finite score would write token 0, outside of the trie and without a word.
         lost = held.amax(-1).isneginf()
         if not lost.any():
             return
         allowed = self.trie.allow(ids, self.start, on_dead_end=self.on_dead_end)
+        has_ended = np.diff(self.trie.entity_ids(ids, self.start).indptr) > 0
         for row in lost.nonzero()[:, 0].tolist():
-            if (allowed.next_states[allowed.indptr[row] : allowed.indptr[row + 1]] >= 0).any():
+            if has_ended[row]:
+                held[row, self.trie.pad] = 0.0
+            elif (allowed.next_states[allowed.indptr[row] : allowed.indptr[row + 1]] >= 0).any():
                 raise ValueError(
                     f"expected a legal token that other logits processors allow, found none in row {row}; if the model forces a "
-                    "first token (forced_bos_token_id), count it in start=, else switch off what forbids tokens (min_length, "
+                    "first token (forced_bos_token_id), count it in start=; if it forces its last (forced_eos_token_id), pass "
+                    "max_new_tokens=trie.max_depth + start; else switch off what forbids tokens (min_length, "
                     "no_repeat_ngram_size, ...)"
                 )

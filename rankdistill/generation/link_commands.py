@@ -15,7 +15,7 @@ from rankdistill.formats.json_lines import BadField, json_lines
 from rankdistill.formats.linked_texts import LinkedText, TextMention, as_row, marked_text
 from rankdistill.formats.mentions import MentionTable
 from rankdistill.formats.titles import names_of, read_titles
-from rankdistill.generation.link_candidates import surface_trie
+from rankdistill.generation.link_candidates import Surfaces
 from rankdistill.generation.linking import LinkedMention, link_entities
 from rankdistill.generation.trie import TokenTrie
 from rankdistill.models.seq2seq import load_writer
@@ -36,7 +36,7 @@ def run_link(options: EntitiesLinkOptions) -> str:
     trie = TokenTrie.open(options.trie, tokenizer=tokenizer)
     surfaces = None
     if options.mentions is not None:
-        surfaces = surface_trie(read_titles(options.mentions).titles, tokenizer, trie.eos)
+        surfaces = Surfaces(read_titles(options.mentions).titles, tokenizer)
     names = names_of(options.titles)
     table = None if options.candidates is None else MentionTable.read(options.candidates)
 
