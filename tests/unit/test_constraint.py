@@ -154,6 +154,27 @@ def test_titles_that_ended_may_be_padded_and_given_up_beams_have_no_softmax(trie
         assert torch.equal(constrained(trie, rows, scores.to(dtype)), constrained(trie, rows, scores).to(dtype))
 
 
+def test_each_text_may_have_a_trie_of_its_own(trie: TokenTrie) -> None:
+    model, texts = tiny_model("bart"), inputs(1, 2)
+    tries = [trie.intersection([SEQUENCES[0], SEQUENCES[3]]), trie.intersection([SEQUENCES[4], SEQUENCES[1]])]
+
+    def scores(held: Any, rows: dict[str, Tensor]) -> list[float]:
+        found = model.generate(
+            logits_processor=[TrieConstraint(held)], max_new_tokens=trie.max_depth + 1, eos_token_id=EOS, pad_token_id=PAD,
+            num_beams=3, num_return_sequences=2, return_dict_in_generate=True, output_scores=True, early_stopping="never",
+            **rows,
+        )  # fmt: skip
+        assert len(trie.entity_ids(found.sequences.numpy()).ids) == len(found.sequences)
+        return [float(score) for score in found.sequences_scores]
+
+    alone = [scores(own, {name: part[[row]] for name, part in texts.items()}) for row, own in enumerate(tries)]
+    assert scores(tries, texts) == pytest.approx([*alone[0], *alone[1]], abs=1e-4)
+    with pytest.raises(ValueError, match=r"expected as many rows for each trie, found 3, with 2 tries; give one trie"):
+        TrieConstraint(tries)(torch.zeros(3, 1, dtype=torch.long), torch.zeros(3, V))
+    with pytest.raises(ValueError, match="expected a trie, or one for each text, found none"):
+        TrieConstraint([])
+
+
 def constrained(trie: TokenTrie, rows: list[list[int]], scores: Tensor, **options: Any) -> Tensor:
     return TrieConstraint(trie, **options)(torch.tensor(rows), scores)
 

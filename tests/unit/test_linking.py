@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import subprocess
@@ -236,11 +237,14 @@ def byte_level() -> Any:
     return own
 
 
-def metaspace() -> Any:
+_AROUND = ["()", "“”", "「」", "--", "//", "東京", '""', "[]", "😀😀", "'ı"]
+
+
+def metaspace(characters: str = "") -> Any:
     """Pieces with a mark for spaces, as T5 has it."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    pieces = ["<unk>", "▁", "▁Ærø", "▁is", "▁", "an", "▁an", "land", "{", "}", "😀"]
+    pieces = ["<unk>", "▁", "▁Ærø", "▁is", "▁", "an", "▁an", "land", "{", "}", "😀", *characters]
     own = Tokenizer(models.Unigram([(piece, -1.0 - at) for at, piece in enumerate(dict.fromkeys(pieces))], unk_id=0))
     own.pre_tokenizer = pre_tokenizers.Metaspace()
     return own
@@ -262,11 +266,11 @@ def test_mentions_begin_and_end_between_characters(make: Callable[[], Any]) -> N
         assert found == {(start, end + 1) for start in places for end in places if start <= end}
 
 
-@pytest.mark.parametrize("make", [byte_level, metaspace])
+@pytest.mark.parametrize("make", [byte_level, functools.partial(metaspace, "".join([*_AROUND, "Ærøisan"]))])
 def test_surfaces_are_found_by_their_characters_whatever_stands_around_them(make: Callable[[], Any]) -> None:
     tokenizer, wanted = make(), "Ærø an"
     sets = CandidateSets({wanted: ["Ærø"]}, TokenTrie.from_titles(["Ærø"], tokenizer, eos=0, progress=False), tokenizer)
-    for around in ["()", "“”", "「」", "--", "//", "東京", '""', "[]", "😀😀", "'ı"]:
+    for around in _AROUND:
         text = f"is {wanted}{around[0]}{wanted}{around[1]} {wanted} {around[0]}{wanted}"
         (source,) = source_texts(tokenizer, [text])
         window = Window(0, len(source))
