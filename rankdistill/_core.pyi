@@ -24,7 +24,6 @@ __all__ = [
     "TokenWriter",
     "TrieStates",
     "__version__",
-    "find_spans",
     "permuted_positions",
     "score_fingerprint",
 ]
@@ -394,15 +393,6 @@ class ScoreStore:
     def num_ids(self, kind: str) -> int: ...
     def ids(self, kind: str, start: int, stop: int) -> list[str]: ...
     def gather(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.float32]]: ...
-
-def find_spans(
-    tokens: NDArray[np.uint32],
-    begins: NDArray[np.bool_],
-    ends: NDArray[np.bool_],
-    surfaces: TokenTrie | None,
-    max_length: int,
-) -> NDArray[np.int32]:
-    """(start, end) of the runs of tokens that may be mentions, [S, 2]. Raises ValueError if there isn't a border for each token."""
 
 def permuted_positions(
     num_rows: int, seed: int, epoch: int, start: int, count: int, stride: int = 1

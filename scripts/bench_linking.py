@@ -84,7 +84,7 @@ class Bench:
         self.trie = TokenTrie.from_titles(titles, self.tokenizer)
         self.marks, self.prefix = link_marks(self.tokenizer), decoder_prefix(self.model)
         self.sources = source_texts(self.tokenizer, [text.text for text in texts])
-        self.spans = [source.spans(Window(0, len(source)), None, 12) for source in self.sources]
+        self.spans = [source.spans(Window(0, len(source)), 12) for source in self.sources]
         rows = [np.column_stack([np.zeros(len(own), np.int32), own, np.full(len(own), -1)]) for own in self.spans]
         self.automata = [
             LinkAutomaton([source.tokens.tolist()], own, self.trie, self.marks)

@@ -32,6 +32,7 @@ __all__ = [
     "open_tokens",
     "pair_batch",
     "pair_shape",
+    "titles_fingerprint",
     "tokenizer_fingerprint",
 ]
 
@@ -47,6 +48,19 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     """
     settings = json.loads(backend_of(tokenizer).to_str())
     return fingerprint_of(json.dumps(settings | {"truncation": None, "padding": None}, sort_keys=True))
+
+
+def titles_fingerprint(tokenizer: Any) -> str:
+    """As `tokenizer_fingerprint`, of what decides the tokens of a text alone, without special tokens around it.
+
+    So it's the same for mBART with another `src_lang`, and with another `add_bos_token` or `add_eos_token`.
+
+    Raises:
+        ValueError: if the tokenizer isn't a fast one.
+    """
+    settings = json.loads(backend_of(tokenizer).to_str())
+    no_part = dict.fromkeys(("truncation", "padding", "post_processor", "decoder"))
+    return fingerprint_of(json.dumps(settings | no_part, sort_keys=True))
 
 
 def num_special(tokenizer: Any) -> tuple[int, int]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import html
+import html.entities
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +30,7 @@ __all__ = [
 ]
 
 START_ENTITY, END_ENTITY = "[START_ENT]", "[END_ENT]"
+_ENTITY = re.compile(r"&(?:#[0-9]+|#[xX][0-9a-fA-F]+|[A-Za-z][A-Za-z0-9]*);")
 
 
 @dataclass(frozen=True)
@@ -156,8 +159,17 @@ def mention_text(left: str, mention: str, right: str, *, max_words: int = 384) -
 
 
 def one_line(text: str) -> str:
-    """Text as a model reads it: HTML's entities resolved, one space where there is white space."""
-    return " ".join(html.unescape(text).split())
+    """Text as a model reads it: HTML's entities resolved, one space where there is white space.
+
+    An entity ends in a semicolon: `html.unescape` alone would make "a=1©=2" of "a=1&copy=2".
+    """
+    return " ".join(_ENTITY.sub(_resolved, text).split())
+
+
+def _resolved(entity: re.Match[str]) -> str:
+    name = entity[0]
+    # Of an unknown name it would resolve the beginning ("&notes;").
+    return html.unescape(name) if name[1] == "#" or name[1:] in html.entities.html5 else name
 
 
 def _record(row: Any) -> KiltRecord:

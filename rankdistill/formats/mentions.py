@@ -7,6 +7,7 @@ That is a table of anchors, too: tables can be counted together with others, and
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ class MentionTable:
     """Titles of mentions with priors P(title | mention): a title's share of the mention's links, among those in the table.
 
     A mention is looked up in one line, as it is, and with HTML's entities resolved (`kilt.one_line`); then, if it isn't there, with
-    all that are the same when folded (`str.casefold`), whose counts add up.
+    all that are the same when folded (`str.casefold`), whose counts add up. Composed and decomposed letters are the same: tables
+    are read, built and asked in Unicode's form NFC. Titles stay as they are, since they are a trie's.
 
     Args:
         counts: mention -> title -> how often it links there. Not changed, and not to be changed while the table is used.
@@ -79,11 +81,12 @@ class MentionTable:
         return min(titles, key=lambda title: (-titles[title], title)) if titles else None
 
     def _titles(self, mention: str) -> Mapping[str, int]:
-        plain, mention = " ".join(mention.split()), one_line(mention)
-        if (exact := self._counts.get(plain, self._counts.get(mention))) is not None:
-            return exact
+        for plain in (" ".join(mention.split()), one_line(mention)):
+            for form in (plain, _composed(plain)):
+                if (exact := self._counts.get(form)) is not None:
+                    return exact
         together = Counter[str]()
-        for alike in self._folded.get(mention.casefold(), ()):
+        for alike in self._folded.get(_folded(one_line(mention)), ()):
             together.update(self._counts[alike])
         return together
 
@@ -91,7 +94,7 @@ class MentionTable:
     def _folded(self) -> dict[str, list[str]]:
         folded = dict[str, list[str]]()
         for mention in self._counts:
-            folded.setdefault(mention.casefold(), []).append(mention)
+            folded.setdefault(_folded(mention), []).append(mention)
         return folded
 
 
@@ -166,9 +169,17 @@ class _Lost:
 def _counted(links: Iterable[Link]) -> dict[str, dict[str, int]]:
     counts = dict[str, dict[str, int]]()
     for mention, title, times in links:
-        own = counts.setdefault(mention, {})
+        own = counts.setdefault(_composed(mention), {})
         own[title] = own.get(title, 0) + times
     return counts
+
+
+def _composed(mention: str) -> str:
+    return unicodedata.normalize("NFC", mention)
+
+
+def _folded(mention: str) -> str:
+    return _composed(mention.casefold())
 
 
 def _by_count(titles: Mapping[str, int]) -> list[tuple[str, int]]:

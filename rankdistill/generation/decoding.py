@@ -20,10 +20,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from rankdistill.data.batches import pad_lists
+from rankdistill.errors import WrongModelError
 from rankdistill.formats.tokenizers import encode_texts
 from rankdistill.generation.beam import Hypothesis, beam_search
 from rankdistill.generation.candidates import candidate_groups, score_sequences
-from rankdistill.generation.families import max_positions
+from rankdistill.generation.families import max_positions, max_source_positions
 from rankdistill.generation.joined import joined
 from rankdistill.generation.titles import end_token, tokenize_titles
 from rankdistill.generation.tree import plant
@@ -39,7 +40,11 @@ __all__ = [
     "in_batches",
     "merge_names",
     "score_candidates",
+    "source_limit",
 ]
+
+# Their encoders or decoders take and give more than states (routers' probabilities, two vocabularies).
+_REFUSED = ("switch_transformers", "nllb-moe", "fsmt")
 
 Aliases: TypeAlias = Literal["best", "sum"]
 """The score of an entity of several names: that of the best one, or the log of the sum of the exponentials."""
@@ -93,7 +98,8 @@ def generate_entities(
         renormalise: probabilities among legal tokens instead of all; no output layer over the whole vocabulary then.
         allowed: for each text an allow-list, made by `trie.subset(...)`, or None for the whole trie. Texts may share one.
         prefix: tokens that the decoder begins with; without it the model's own.
-        max_input_length: tokens of a text beyond which it's cut; the tokenizer's without it.
+        max_input_length: tokens of a text beyond which it's cut; the tokenizer's without it. Never more than the model has
+            positions for.
         batch_size: texts at once.
         progress: show a bar on standard error.
 
@@ -253,7 +259,10 @@ def _entities(found: list[Hypothesis], tokenizer: Any, length_penalty: float, al
 def checked_prefix(model: Any, prefix: Sequence[int] | None, max_length: int, vocab_size: int) -> list[int]:
     if not model.config.is_encoder_decoder:
         found = type(model).__name__
-        raise ValueError(f"expected an encoder-decoder, found {found}; hold others with generate() and TrieConstraint")
+        raise WrongModelError("an encoder-decoder", found, "hold others with generate() and TrieConstraint")
+    if (kind := model.config.model_type) in _REFUSED:
+        remedy = "hold it with generate() and TrieConstraint"
+        raise WrongModelError("an encoder-decoder that takes its encoder's states alone", kind, remedy)
     begin = decoder_prefix(model) if prefix is None else [int(token) for token in prefix]
     if not begin:
         raise ValueError("expected at least one token in prefix, found none; the decoder's start token is one")
@@ -271,6 +280,13 @@ def checked_prefix(model: Any, prefix: Sequence[int] | None, max_length: int, vo
     return begin
 
 
+def source_limit(model: Any, tokenizer: Any, max_length: int | None = None) -> int:
+    """Tokens of a text that are read: `max_length`, or the tokenizer's limit, but no more than the encoder has positions for."""
+    asked = int(tokenizer.model_max_length if max_length is None else max_length)
+    positions = max_source_positions(model)
+    return asked if positions is None else min(asked, positions)
+
+
 def in_batches(
     model: Any,
     tokenizer: Any,
@@ -284,7 +300,7 @@ def in_batches(
     """Hands texts to `work(rows, input_ids, mask)`, those of like length together, under inference_mode."""
     if not texts:
         return
-    ids = encode_texts(tokenizer, texts, max_input_length)
+    ids = encode_texts(tokenizer, texts, source_limit(model, tokenizer, max_input_length))
     order = sorted(range(len(texts)), key=lambda row: -len(ids[row]))
     with inference_mode(model, "auto"), tqdm(total=len(texts), desc=what, unit="text", disable=not progress) as bar:
         for start in range(0, len(texts), batch_size):

@@ -14,7 +14,7 @@ from rankdistill.errors import BadDataError
 from rankdistill.formats.kilt import END_ENTITY, START_ENTITY, KiltRecord, source_text
 from rankdistill.formats.mentions import MentionTable
 from rankdistill.formats.tokenizers import encode_texts
-from rankdistill.generation.decoding import generate_entities, score_candidates
+from rankdistill.generation.decoding import generate_entities, score_candidates, source_limit
 from rankdistill.generation.free import generate_freely
 from rankdistill.generation.titles import title_sequences
 from rankdistill.generation.trie import TokenTrie
@@ -157,7 +157,7 @@ def disambiguate(
     texts = [mention.text for mention in mentions]
     found = Disambiguated([[] for _ in mentions])
     if mode != "prior":
-        found.num_cut = _cut_off(texts, tokenizer, max_input_length)
+        found.num_cut = _cut_off(texts, tokenizer, source_limit(model, tokenizer, max_input_length))
     if mode == "free":
         written = generate_freely(model, tokenizer, texts, eos=trie.eos, max_length=trie.max_depth, **search)
         found.answers = [[_free_answer(trie, tokenizer, names, *each) for each in own] for own in written]
@@ -279,7 +279,7 @@ def _name(entity_id: int, names: Mapping[int, str] | None, title: str) -> str:
     return title if names is None else names.get(entity_id, title)
 
 
-def _cut_off(texts: Sequence[str], tokenizer: Any, max_input_length: int | None) -> int:
+def _cut_off(texts: Sequence[str], tokenizer: Any, max_input_length: int) -> int:
     """How many texts are cut before their mention ends; where the mark is a token of its own, as after `train genre`."""
     mark = tokenizer.convert_tokens_to_ids(END_ENTITY)
     if not texts or mark is None or mark == tokenizer.unk_token_id:

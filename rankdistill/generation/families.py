@@ -6,6 +6,7 @@ embeddings are replaced while the decoder runs (no other thread may use the mode
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Family", "encode", "family_of", "max_positions"]
+from rankdistill.models.backbone import first_position
+
+__all__ = ["Family", "encode", "family_of", "max_positions", "max_source_positions"]
 
 # (input_ids [B, M], mask [B, 1, M, C], positions [B, C], encoder_states, encoder_mask, cache) -> states [B, M, D]; the last M of
 # the C columns are the new tokens.
@@ -58,11 +61,19 @@ def encode(model: Any, input_ids: Tensor, attention_mask: Tensor, *, project: bo
 
 def max_positions(model: Any) -> int | None:
     """Tokens that the decoder has positions for; None where there's no limit."""
-    config = model.get_decoder().config
-    if getattr(config, "relative_attention_num_buckets", None):
+    return _positions(model.get_decoder().config)
+
+
+def max_source_positions(model: Any) -> int | None:
+    """Tokens that the encoder has positions for; None where there's no limit."""
+    return _positions(getattr(model.config, "encoder", model.config))
+
+
+def _positions(config: Any) -> int | None:
+    stated: int | None = getattr(config, "max_position_embeddings", None)
+    if stated is None or getattr(config, "relative_attention_num_buckets", None):
         return None
-    found: int | None = getattr(config, "max_position_embeddings", None)
-    return found
+    return stated - first_position(config)
 
 
 class _GivenPositions(nn.Module):
@@ -97,7 +108,15 @@ def _replaced(owner: nn.Module, name: str, stand_in: nn.Module) -> Iterator[None
         setattr(owner, name, own)
 
 
+def _cache_argument(decoder: Any) -> Callable[[Any], dict[str, Any]]:
+    """A cache as the decoder's argument: `cache`, or `past_key_values` before transformers 5.24."""
+    name = "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
+    return lambda cache: {name: cache}
+
+
 def _bart(model: Any, decoder: Any) -> Family:
+    cached = _cache_argument(decoder)
+
     def decode(ids: Tensor, mask: Tensor, positions: Tensor, states: Tensor, state_mask: Tensor, cache: Any) -> Tensor:
         given = _GivenPositions(decoder.embed_positions, positions[:, -ids.shape[1] :])
         with _replaced(decoder, "embed_positions", given):
@@ -106,8 +125,8 @@ def _bart(model: Any, decoder: Any) -> Family:
                 attention_mask=mask,
                 encoder_hidden_states=states,
                 encoder_attention_mask=state_mask,
-                past_key_values=cache,
                 use_cache=True,
+                **cached(cache),
             )[0]
         return out
 
@@ -115,7 +134,7 @@ def _bart(model: Any, decoder: Any) -> Family:
 
 
 def _t5(model: Any, decoder: Any) -> Family:
-    attention = decoder.block[0].layer[0].SelfAttention
+    attention, cached = decoder.block[0].layer[0].SelfAttention, _cache_argument(decoder)
     scale = model.model_dim**-0.5 if getattr(model.config, "scale_decoder_outputs", False) else 1.0
 
     def decode(ids: Tensor, mask: Tensor, positions: Tensor, states: Tensor, state_mask: Tensor, cache: Any) -> Tensor:
@@ -133,8 +152,8 @@ def _t5(model: Any, decoder: Any) -> Family:
                 attention_mask=torch.where(mask < 0, mask, bias),
                 encoder_hidden_states=states,
                 encoder_attention_mask=state_mask,
-                past_key_values=cache,
                 use_cache=True,
+                **cached(cache),
             )[0]
         return out * scale
 
@@ -142,7 +161,7 @@ def _t5(model: Any, decoder: Any) -> Family:
 
 
 def _bert(decoder: Any) -> Family:
-    head = decoder.cls.predictions
+    head, cached = decoder.cls.predictions, _cache_argument(decoder.bert)
 
     def decode(ids: Tensor, mask: Tensor, positions: Tensor, states: Tensor, state_mask: Tensor, cache: Any) -> Tensor:
         out = decoder.bert(
@@ -151,8 +170,8 @@ def _bert(decoder: Any) -> Family:
             position_ids=positions[:, -ids.shape[1] :],
             encoder_hidden_states=states,
             encoder_attention_mask=state_mask,
-            past_key_values=cache,
             use_cache=True,
+            **cached(cache),
         )[0]
         states_after: Tensor = head.transform(out)
         return states_after

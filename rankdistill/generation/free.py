@@ -12,6 +12,19 @@ from rankdistill.generation.decoding import decoder_prefix, in_batches
 
 __all__ = ["generate_freely"]
 
+# What the model's own generation settings may add to its probabilities.
+_UNTOUCHED: dict[str, Any] = {
+    "forced_eos_token_id": None,
+    "bad_words_ids": None,
+    "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "min_length": 0,
+    "repetition_penalty": 1.0,
+    "do_sample": False,
+}
+
 
 def generate_freely(
     model: Any,
@@ -28,6 +41,8 @@ def generate_freely(
     progress: bool = False,
 ) -> list[list[tuple[tuple[int, ...], float]]]:
     """What `generate()` of transformers writes of each text, the best first, with scores as `generate_entities` has them.
+
+    The model's own generation settings that force, forbid or draw tokens are left out.
 
     Args:
         eos: the token that ends a title, and each result that is whole.
@@ -54,6 +69,7 @@ def generate_freely(
             pad_token_id=tokenizer.pad_token_id,
             return_dict_in_generate=True,
             output_scores=True,
+            **_UNTOUCHED,
         )
         sequences = [_until_end(row[len(prefix) :], eos) for row in out.sequences.tolist()]
         scores = _greedy_scores(out, sequences, length_penalty) if num_beams == 1 else out.sequences_scores.tolist()

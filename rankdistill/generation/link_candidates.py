@@ -8,20 +8,36 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from rankdistill.errors import BadDataError
+from rankdistill.formats.tokenizers import backend_of
 from rankdistill.generation.titles import tokenize_titles
 from rankdistill.generation.trie import TokenTrie
 
-__all__ = ["CandidateSets", "Candidates", "surface_trie"]
+__all__ = ["CandidateSets", "Candidates", "Surfaces"]
 
 Candidates: TypeAlias = Mapping[str, Sequence[str]] | Callable[[str], Sequence[str]]
 """The titles that a mention may have, by its text as it stands there; none where it has no candidates."""
 
 
-def surface_trie(surfaces: Iterable[str], tokenizer: Any, eos: int) -> TokenTrie:
-    """The trie of what may be a mention; each surface as at the beginning of a text, and as behind a space (tokens may differ)."""
-    rows = list(dict.fromkeys(surfaces))
-    both = [*rows, *(f" {surface}" for surface in rows)]
-    return TokenTrie.from_titles(both, tokenizer, eos=eos, progress=False)
+class Surfaces:
+    """The only texts that may be mentions, compared by their characters, as the tokenizer normalizes them.
+
+    Not by their tokens, which differ with what stands before a mention: a bracket, a quotation mark, another word of a script
+    without spaces. An uncased tokenizer takes surfaces uncased; runs of white space are one space.
+
+    Args:
+        surfaces: any texts.
+    """
+
+    def __init__(self, surfaces: Iterable[str], tokenizer: Any) -> None:
+        self._normalizer = backend_of(tokenizer).normalizer
+        self._known = set(map(self._plain, surfaces))
+
+    def __contains__(self, text: str) -> bool:
+        return self._plain(text) in self._known
+
+    def _plain(self, text: str) -> str:
+        text = " ".join(text.split())
+        return text if self._normalizer is None else str(self._normalizer.normalize_str(text)).strip()
 
 
 class CandidateSets:

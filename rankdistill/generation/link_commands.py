@@ -17,7 +17,7 @@ from rankdistill.formats.mentions import MentionTable
 from rankdistill.formats.terminal import printable
 from rankdistill.formats.titles import names_of, read_titles
 from rankdistill.formats.writing import replacing
-from rankdistill.generation.link_candidates import surface_trie
+from rankdistill.generation.link_candidates import Surfaces
 from rankdistill.generation.linking import LinkedMention, link_entities
 from rankdistill.generation.trie import TokenTrie
 from rankdistill.models.seq2seq import load_writer
@@ -38,7 +38,7 @@ def run_link(options: EntitiesLinkOptions) -> str:
     trie = TokenTrie.open(options.trie, tokenizer=tokenizer)
     surfaces = None
     if options.mentions is not None:
-        surfaces = surface_trie(read_titles(options.mentions).titles, tokenizer, trie.eos)
+        surfaces = Surfaces(read_titles(options.mentions).titles, tokenizer)
     names = names_of(options.titles)
     table = None if options.candidates is None else MentionTable.read(options.candidates)
 

@@ -9,11 +9,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rankdistill import _core
 from rankdistill.data.tokens import num_special
 from rankdistill.formats.tokenizers import plain_copy
 from rankdistill.generation.families import max_positions
-from rankdistill.generation.trie import TokenTrie
 from rankdistill.models.backbone import max_positions as max_encoder_positions
 
 __all__ = ["SourceText", "Window", "joined", "model_window", "source_texts", "special_tokens", "windows"]
@@ -49,11 +47,17 @@ class SourceText:
         """Where the tokens from `start` to `end` stand in the text."""
         return int(self.starts[start]), int(self.ends[end - 1])
 
-    def spans(self, window: Window, surfaces: TokenTrie | None, max_length: int) -> NDArray[np.int32]:
-        """(start, end) of the runs of a window's tokens that may be mentions, counted from the window's first, [S, 2]."""
-        own = slice(window.start, window.end)
-        core = None if surfaces is None else surfaces._core
-        return _core.find_spans(self.tokens[own], self.begins_here[own], self.ends_here[own], core, max_length)
+    def spans(self, window: Window, max_length: int) -> NDArray[np.int32]:
+        """(start, end) of the runs of at most `max_length` tokens between two borders, by start, then by end, [S, 2].
+
+        Places are counted from the window's first token.
+        """
+        starts = np.flatnonzero(self.begins_here[window.start : window.end])
+        ends = starts[:, None] + np.arange(1, min(max_length, window.end - window.start) + 1)
+        is_span = ends <= window.end - window.start
+        is_span[is_span] = self.ends_here[window.start + ends[is_span] - 1]
+        rows, _ = np.nonzero(is_span)
+        return np.column_stack([starts[rows], ends[is_span]]).astype(np.int32)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from rankdistill.data.batches import pad_lists
 from rankdistill.generation.decoding import checked_prefix
 from rankdistill.generation.families import max_positions
 from rankdistill.generation.link_automaton import MARKS, LinkAutomaton, Marks, link_marks
-from rankdistill.generation.link_candidates import Candidates, CandidateSets, surface_trie
+from rankdistill.generation.link_candidates import Candidates, CandidateSets, Surfaces
 from rankdistill.generation.link_search import Link, link_search
 from rankdistill.generation.link_source import (
     SourceText,
@@ -72,7 +72,7 @@ def link_entities(
     trie: TokenTrie,
     texts: Sequence[str],
     *,
-    mentions: TokenTrie | Iterable[str] | None = None,
+    mentions: Surfaces | Iterable[str] | None = None,
     candidates: Candidates | None = None,
     on_unknown: Literal["error", "skip"] = "error",
     titles: Mapping[int, str] | Sequence[str] | None = None,
@@ -94,8 +94,8 @@ def link_entities(
         tokenizer: of the model, and the one that the trie was built for.
         trie: titles, as it is when a batch begins.
         texts: any; they are neither cleaned nor cut.
-        mentions: the only surfaces that may be mentions: strings, or a trie of them in the tokenizer's tokens. An uncased tokenizer
-            takes them uncased.
+        mentions: the only surfaces that may be mentions: strings, or `Surfaces` of them, which are prepared once for several
+            calls. They are compared by characters, uncased where the tokenizer is.
         candidates: titles that a mention may have, by its text: a mapping or a function. A mention without any isn't one. A
             function is called for every run of tokens that may be a mention, once for each distinct text of one.
         on_unknown: a candidate that isn't in the trie is an error ("error") or left out ("skip").
@@ -125,13 +125,10 @@ def link_entities(
         expected = "num_beams and max_mention_length of at least 1 and a max_gap of 0 or more"
         raise ValueError(f"expected {expected}, found {num_beams}, {max_mention_length} and {max_gap}")
     own_marks = link_marks(tokenizer, marks)
-    surfaces = (
-        mentions if isinstance(mentions, TokenTrie) or mentions is None else surface_trie(mentions, tokenizer, trie.eos)
-    )
-    for each in (trie, surfaces):
-        # One made of bare tokens doesn't say whose they are.
-        if each is not None and each.tokenizer_fingerprint:
-            each.check_tokenizer(tokenizer)
+    surfaces = mentions if isinstance(mentions, Surfaces) or mentions is None else Surfaces(mentions, tokenizer)
+    # One made of bare tokens doesn't say whose they are.
+    if trie.tokenizer_fingerprint:
+        trie.check_tokenizer(tokenizer)
     begin = checked_prefix(model, prefix, 1, max(trie.vocab_size, *own_marks))
     size = model_window(model, tokenizer, len(begin), window)
     sources = source_texts(tokenizer, texts)
@@ -189,16 +186,19 @@ def _name(titles: Mapping[int, str] | Sequence[str], id_: int) -> str:
 
 
 def _spans(
-    source: SourceText, window: Window, surfaces: TokenTrie | None, sets: CandidateSets | None, max_length: int
+    source: SourceText, window: Window, surfaces: Surfaces | None, sets: CandidateSets | None, max_length: int
 ) -> NDArray[np.int32]:
-    spans = source.spans(window, surfaces, max_length)
-    if sets is None:
+    """(start, end, set) of the runs of a window's tokens that may be mentions, [S, 3]; a set of -1 is all titles."""
+    spans = source.spans(window, max_length)
+    if surfaces is None and sets is None:
         return np.column_stack([spans, np.full(len(spans), -1, np.int32)])
-    at = [source.characters(window.start + start, window.start + end) for start, end in spans.tolist()]
-    places = sets.places([source.text[start:end] for start, end in at])
-    rows = [
-        (start, end, place) for (start, end), place in zip(spans.tolist(), places, strict=True) if place is not None
-    ]
+    places = [source.characters(window.start + start, window.start + end) for start, end in spans.tolist()]
+    texts = [source.text[start:end] for start, end in places]
+    if surfaces is not None:
+        kept = [row for row, text in enumerate(texts) if text in surfaces]
+        spans, texts = spans[kept], [texts[row] for row in kept]
+    found = [-1] * len(texts) if sets is None else sets.places(texts)
+    rows = [(start, end, at) for (start, end), at in zip(spans.tolist(), found, strict=True) if at is not None]
     return np.array(rows, np.int32).reshape(-1, 3)
 
 

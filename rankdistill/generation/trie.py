@@ -13,6 +13,7 @@ they are dropped.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rankdistill import _core
-from rankdistill.data.tokens import tokenizer_fingerprint
+from rankdistill.data.tokens import titles_fingerprint
 from rankdistill.errors import BadStoreError, MissingIdsError
 from rankdistill.generation.arrays import TokenSequences, buffer, flatten, int64, uint32
 from rankdistill.generation.states import Allowed, EntityIds, OnDeadEnd, TrieStates
@@ -34,6 +35,12 @@ __all__ = ["Allowed", "EntityIds", "OnDeadEnd", "TokenTrie", "TrieStates"]
 
 # Sequences that are looked up at once, padded to the longest: a few MB.
 _ROWS = 4096
+_HEADER_BYTES = 256
+
+# Held while a trie changes, and while the process forks: a child must not inherit a lock that a thread of its parent holds.
+_changing = threading.Lock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_changing.acquire, after_in_parent=_changing.release, after_in_child=_changing.release)
 
 
 class TokenTrie:
@@ -63,7 +70,7 @@ class TokenTrie:
             pad: what a row that has ended goes on with; `eos` without it.
             ids: the entity of each sequence, below 2^32; 0, 1, 2, ... without it. An entity may have several sequences; the
                 same pair counts once.
-            fingerprint: `tokenizer_fingerprint` of the tokenizer that the tokens are of.
+            fingerprint: `titles_fingerprint` of the tokenizer that the tokens are of.
             on_duplicate: a sequence that occurs with several ids keeps them all, or is an error.
 
         Raises:
@@ -125,7 +132,7 @@ class TokenTrie:
             eos=eos,
             pad=getattr(tokenizer, "pad_token_id", None) if pad is None else pad,
             ids=ids,
-            fingerprint=tokenizer_fingerprint(tokenizer),
+            fingerprint=titles_fingerprint(tokenizer),
             on_duplicate=on_duplicate,
         )
 
@@ -163,7 +170,7 @@ class TokenTrie:
         Raises:
             BadStoreError: if it's of another's, or it isn't known of which.
         """
-        if (wanted := tokenizer_fingerprint(tokenizer)) != self.tokenizer_fingerprint:
+        if (wanted := titles_fingerprint(tokenizer)) != self.tokenizer_fingerprint:
             found = self.tokenizer_fingerprint or "one whose tokenizer isn't known"
             remedy = 'build it again for this one with "rankdistill trie build"'
             raise BadStoreError(
@@ -181,7 +188,7 @@ class TokenTrie:
     def __reduce__(self) -> tuple[Any, ...]:
         if self._core.path is None or self._core.is_changed:
             return _from_bytes, (self._core.to_bytes(),)
-        return TokenTrie.open, (str(self._core.path),)
+        return _reopen, (str(self._core.path), _header(self._core.path))
 
     def __repr__(self) -> str:
         return f"TokenTrie({self.num_entities:,} entities, {self.num_nodes:,} nodes, vocab_size={self.vocab_size:,})"
@@ -456,7 +463,9 @@ class TokenTrie:
         Raises:
             ValueError: for a sequence that can't be; then none is added.
         """
-        return self._core.add(*flatten(sequences), uint32(ids, "ids"))
+        arrays, entities = flatten(sequences), uint32(ids, "ids")
+        with _changing:
+            return self._core.add(*arrays, entities)
 
     def remove(self, sequences: TokenSequences, ids: ArrayLike | None = None) -> int:
         """Removes entities from their sequences, or all entities of the sequences; returns how many.
@@ -467,11 +476,33 @@ class TokenTrie:
         Raises:
             ValueError: if one isn't there; then none is removed.
         """
-        return self._core.remove(*flatten(sequences), None if ids is None else uint32(ids, "ids"))
+        arrays, entities = flatten(sequences), None if ids is None else uint32(ids, "ids")
+        with _changing:
+            return self._core.remove(*arrays, entities)
 
     def compact(self) -> None:
         """Builds the trie anew (a second for a million titles), so that additions cost no more than the rest; readers go on."""
-        self._core.compact()
+        with _changing:
+            self._core.compact()
+
+
+def _header(path: Path) -> bytes:
+    """A file's first bytes: they hold the checksum of all checksums, so they differ for another content."""
+    with path.open("rb") as file:
+        return file.read(_HEADER_BYTES)
+
+
+def _reopen(path: str, header: bytes) -> TokenTrie:
+    """What a pickled trie of a file becomes.
+
+    Raises:
+        BadStoreError: if the file has been replaced meanwhile.
+    """
+    trie = TokenTrie.open(path)
+    if _header(Path(path)) != header:
+        expected, found = "the trie that was pickled", "another one in its file"
+        raise BadStoreError(expected, found, "pickle it again, or put the file back", path)
+    return trie
 
 
 def _from_bytes(content: bytes) -> TokenTrie:

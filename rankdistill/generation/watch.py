@@ -9,7 +9,7 @@ import torch
 
 from rankdistill.formats.tokenizers import encode_texts
 from rankdistill.generation.beam import BeamStep, Hypothesis, beam_search
-from rankdistill.generation.decoding import decoder_prefix
+from rankdistill.generation.decoding import decoder_prefix, source_limit
 from rankdistill.generation.tree import plant
 from rankdistill.generation.trie import TokenTrie
 from rankdistill.models.precision import inference_mode
@@ -36,7 +36,9 @@ def observed_search(
         num_beams: as for `generate_entities`, which finds the same; so for the rest.
     """
     steps = list[BeamStep]()
-    input_ids = torch.tensor(encode_texts(tokenizer, [text], max_input_length), device=model.device)
+    input_ids = torch.tensor(
+        encode_texts(tokenizer, [text], source_limit(model, tokenizer, max_input_length)), device=model.device
+    )
     with inference_mode(model, "auto"):
         found = beam_search(
             plant(model, input_ids, torch.ones_like(input_ids)),

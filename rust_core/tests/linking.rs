@@ -5,7 +5,7 @@
 use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
 use rankdistill_core::error::ErrorKind;
-use rankdistill_core::linking::{ANY, Automaton, Borders, Marks, Mode, Span, State, find_spans};
+use rankdistill_core::linking::{ANY, Automaton, Marks, Mode, Span, State};
 use rankdistill_core::trie::{OnDuplicate, Sequences, Snapshot, TokenTrie, TrieInfo};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -133,29 +133,6 @@ proptest! {
             }
             waiting.extend(found.allow(&[1], &[state]).unwrap().states.into_iter().filter(|next| next.mode != Mode::Done));
         }
-    }
-
-    #[test]
-    fn spans_are_runs_between_borders(
-        tokens in vec(prop_oneof![0u32..4, Just(EOS)], 0..6),
-        begins in vec(any::<bool>(), 6),
-        ends in vec(any::<bool>(), 6),
-        surfaces in proptest::option::of(titles()),
-        max_length in 0usize..5,
-    ) {
-        let trie = surfaces.as_ref().map(snapshot);
-        let borders = Borders { begins: &begins[..tokens.len()], ends: &ends[..tokens.len()] };
-        let found = find_spans(&tokens, borders, trie.as_deref(), max_length).unwrap();
-        let mut wanted = Vec::new();
-        for start in 0..tokens.len() {
-            for end in start + 1..=tokens.len() {
-                let is_surface = surfaces.as_ref().is_none_or(|surfaces| surfaces.contains(&tokens[start..end]));
-                if begins[start] && ends[end - 1] && end - start <= max_length && is_surface {
-                    wanted.push((start as u32, end as u32));
-                }
-            }
-        }
-        prop_assert_eq!(found, wanted);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -36,6 +37,38 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -
     return folder
 
 
+@pytest.fixture(scope="module")
+def stock_bart(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Path:
+    """A BART with its default generation settings (a forced end), and those of summarizers."""
+    from transformers import AutoTokenizer, BartConfig, BartForConditionalGeneration
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    ids = {"eos_token_id": tokenizer.sep_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": 0}
+    layers = {f"{side}_{what}": 2 for side in ("encoder", "decoder") for what in ("layers", "attention_heads")}
+    config = BartConfig(
+        vocab_size=len(tokenizer), d_model=16, encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=64, **layers,
+        **ids, decoder_start_token_id=tokenizer.sep_token_id, forced_eos_token_id=tokenizer.sep_token_id,
+    )  # fmt: skip
+    bart = tmp_path_factory.mktemp("bart")
+    model = BartForConditionalGeneration(config)
+    assert model.generation_config.forced_eos_token_id == tokenizer.sep_token_id
+    model.generation_config.update(no_repeat_ngram_size=3, bad_words_ids=[[tokenizer.pad_token_id]], num_beams=4)
+    model.save_pretrained(bart)
+    tokenizer.save_pretrained(bart)
+    stated = bart / "tokenizer_config.json"  # BART reads no token types
+    settings = json.loads(stated.read_text()) | {"model_input_names": ["input_ids", "attention_mask"]}
+    stated.write_text(json.dumps(settings))
+    (bart / "titles.rdtrie").write_bytes((folder / "titles.rdtrie").read_bytes())
+    return bart
+
+
+def test_the_pages_python_works_with_a_stock_bart(stock_bart: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(code_of(PAGE, stock_bart), {})
+    *entities, _, ids = capsys.readouterr().out.splitlines()
+    assert sorted(line.split()[0] for line in entities) == ["0", "1", "2"]
+    assert ids.strip("[]").split()[0] in {"0", "1", "2"}
+
+
 def test_the_pages_python_works(folder: Path) -> None:
     *entities, merged, ids = output_of(PAGE, folder).splitlines()
     assert sorted(line.split()[0] for line in entities) == ["0", "1", "2"]
@@ -51,11 +84,14 @@ def test_the_linking_pages_python_works(folder: Path) -> None:
 
 def output_of(page: Path, folder: Path) -> str:
     """What the page's Python prints."""
-    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-    code = code.replace("MODEL", str(folder)).replace("titles.rdtrie", str(folder / "titles.rdtrie"))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code_of(page, folder)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def code_of(page: Path, folder: Path) -> str:
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return str(code).replace("MODEL", str(folder)).replace("titles.rdtrie", str(folder / "titles.rdtrie"))
 
 
 def test_mentions_of_a_kilt_file_are_disambiguated(folder: Path, tmp_path: Path) -> None:

@@ -89,6 +89,92 @@ def test_a_forced_first_token_is_counted_by_start(trie: TokenTrie) -> None:
         generate(model, trie, 1, **text, forced_bos_token_id=BOS)
 
 
+# What stock models' own settings ask for: BART, mBART, Pegasus; summarizers; Marian.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "forced end": {"forced_eos_token_id": EOS},
+    "no trigram twice": {"no_repeat_ngram_size": 3},
+    "padding is a bad word": {"bad_words_ids": [[PAD]]},
+    "all": {"forced_eos_token_id": EOS, "no_repeat_ngram_size": 3, "bad_words_ids": [[PAD]]},
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("renormalise", [False, True])
+def test_a_models_own_settings_do_not_change_what_is_written(mode: str, renormalise: bool, trie: TokenTrie) -> None:
+    model, texts = tiny_model("bart"), inputs(1, 3)
+
+    def written(more: dict[str, Any]) -> Any:
+        torch.manual_seed(0)
+        return model.generate(
+            logits_processor=[TrieConstraint(trie, renormalise=renormalise)], max_new_tokens=trie.max_depth + 1,
+            eos_token_id=EOS, pad_token_id=PAD, return_dict_in_generate=True, output_scores=True, **texts, **MODES[mode],
+            **more,
+        )  # fmt: skip
+
+    alone = written({})
+    for name in ("all",) if renormalise else SETTINGS:
+        found = written(SETTINGS[name])
+        assert (
+            trie.entity_ids(found.sequences.numpy()).ids.tolist()
+            == trie.entity_ids(alone.sequences.numpy()).ids.tolist()
+        )
+        if "beams" in mode:
+            assert found.sequences_scores.tolist() == pytest.approx(alone.sequences_scores.tolist(), abs=1e-5)
+
+
+def test_a_forced_end_at_the_last_place_of_the_longest_title_is_no_log_probability() -> None:
+    trie = TokenTrie.build([[5, 6, 2]], vocab_size=V, eos=EOS, pad=PAD)
+    model, text = tiny_model("bart"), inputs(3, 1)
+    wanted = sum(log_probs_alone(model, text, [start_token(model)], [5, 6, 2])) / 3
+    for more, is_right in ((0, False), (1, True)):
+        found = model.generate(
+            logits_processor=[TrieConstraint(trie)], max_new_tokens=trie.max_depth + more, num_beams=2, eos_token_id=EOS,
+            pad_token_id=PAD, forced_eos_token_id=EOS, return_dict_in_generate=True, output_scores=True, **text,
+        )  # fmt: skip
+        assert (found.sequences_scores.item() == pytest.approx(wanted, abs=1e-4)) == is_right
+    with pytest.raises(
+        ValueError, match=r"forces its last \(forced_eos_token_id\), pass max_new_tokens=trie.max_depth"
+    ):
+        model.generate(
+            logits_processor=[TrieConstraint(trie)], max_new_tokens=2, eos_token_id=EOS, pad_token_id=PAD,
+            forced_eos_token_id=EOS, **text,
+        )  # fmt: skip
+
+
+def test_titles_that_ended_may_be_padded_and_given_up_beams_have_no_softmax(trie: TokenTrie) -> None:
+    # Ended, ended and padded, begins no title, goes on.
+    rows = [[0, 5, EOS, PAD], [0, 5, EOS, EOS], [0, 8, 8, 8], [0, 9, 6, 6]]
+    scores = torch.full((4, V), -torch.inf)
+    scores[3, EOS] = 0.5
+    for renormalise in (False, True):
+        held = constrained(trie, rows, scores, renormalise=renormalise)
+        assert [row.isfinite().nonzero().flatten().tolist() for row in held] == [[PAD], [], [], [EOS]]
+        assert not held.isnan().any()
+    for dtype in (torch.bfloat16, torch.float64):
+        assert torch.equal(constrained(trie, rows, scores.to(dtype)), constrained(trie, rows, scores).to(dtype))
+
+
+def test_each_text_may_have_a_trie_of_its_own(trie: TokenTrie) -> None:
+    model, texts = tiny_model("bart"), inputs(1, 2)
+    tries = [trie.intersection([SEQUENCES[0], SEQUENCES[3]]), trie.intersection([SEQUENCES[4], SEQUENCES[1]])]
+
+    def scores(held: Any, rows: dict[str, Tensor]) -> list[float]:
+        found = model.generate(
+            logits_processor=[TrieConstraint(held)], max_new_tokens=trie.max_depth + 1, eos_token_id=EOS, pad_token_id=PAD,
+            num_beams=3, num_return_sequences=2, return_dict_in_generate=True, output_scores=True, early_stopping="never",
+            **rows,
+        )  # fmt: skip
+        assert len(trie.entity_ids(found.sequences.numpy()).ids) == len(found.sequences)
+        return [float(score) for score in found.sequences_scores]
+
+    alone = [scores(own, {name: part[[row]] for name, part in texts.items()}) for row, own in enumerate(tries)]
+    assert scores(tries, texts) == pytest.approx([*alone[0], *alone[1]], abs=1e-4)
+    with pytest.raises(ValueError, match=r"expected as many rows for each trie, found 3, with 2 tries; give one trie"):
+        TrieConstraint(tries)(torch.zeros(3, 1, dtype=torch.long), torch.zeros(3, V))
+    with pytest.raises(ValueError, match="expected a trie, or one for each text, found none"):
+        TrieConstraint([])
+
+
 def constrained(trie: TokenTrie, rows: list[list[int]], scores: Tensor, **options: Any) -> Tensor:
     return TrieConstraint(trie, **options)(torch.tensor(rows), scores)
 

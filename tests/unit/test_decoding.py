@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from rankdistill.errors import BadDataError
+from rankdistill.errors import BadDataError, WrongModelError
 from rankdistill.generation.beam import beam_search
 from rankdistill.generation.decoding import decoder_prefix, generate_entities, merge_names, score_candidates
-from rankdistill.generation.families import family_of
+from rankdistill.generation.families import family_of, max_source_positions
 from rankdistill.generation.tree import PackedTree, plant
 from rankdistill.generation.trie import TokenTrie
 from rankdistill.models.seq2seq import load_writer
@@ -248,3 +250,21 @@ def test_a_model_without_a_start_token_is_refused() -> None:
         ValueError, match="expected a model that names its decoder_start_token_id, found none; pass prefix="
     ):
         decoder_prefix(Nothing())
+
+
+def test_long_texts_are_cut_at_the_encoders_positions_and_strange_families_are_refused(
+    tokenizer: Any, trie: TokenTrie
+) -> None:
+    model = tiny_model("bert", seed=11, vocab_size=len(tokenizer))
+    unlimited = copy.copy(tokenizer)
+    unlimited.model_max_length = int(1e30)
+    text = "sort a list " * 60
+    found = generate_entities(model, unlimited, trie, [text], prefix=[2])
+    cut = generate_entities(model, tokenizer, trie, [text], prefix=[2], max_input_length=64)
+    assert [own.score for own in found[0]] == pytest.approx([own.score for own in cut[0]], abs=1e-5)
+    roberta = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=66, model_type="roberta", pad_token_id=1))
+    assert max_source_positions(roberta) == 64
+    for kind in ("switch_transformers", "nllb-moe", "fsmt"):
+        strange = SimpleNamespace(config=SimpleNamespace(is_encoder_decoder=True, model_type=kind))
+        with pytest.raises(WrongModelError, match=f"found {kind}; hold it with generate"):
+            generate_entities(strange, tokenizer, trie, [text])

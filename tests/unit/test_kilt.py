@@ -16,6 +16,7 @@ from rankdistill.formats.kilt import (
     KiltRecord,
     gold_titles,
     mention_text,
+    one_line,
     read_kilt,
     source_text,
     write_kilt,
@@ -145,3 +146,7 @@ def test_what_json_lacks_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(FileNotFoundError):
         list(read_kilt(tmp_path / "x.jsonl"))
+
+
+def test_entities_of_html_end_in_a_semicolon() -> None:
+    assert one_line("a?x=1&copy=2&reg;&amp;&#233;&#xE9;&notes;&lt") == "a?x=1&copy=2\u00ae&\u00e9\u00e9&notes;&lt"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import subprocess
@@ -20,9 +21,9 @@ from rankdistill.cli import main
 from rankdistill.errors import BadDataError, BadStoreError
 from rankdistill.formats.linked_texts import LinkedText, TextMention, read_linked_texts, write_linked_texts
 from rankdistill.generation.link_automaton import LinkAutomaton, link_marks
-from rankdistill.generation.link_candidates import surface_trie
-from rankdistill.generation.link_source import Window, model_window, source_texts, windows
-from rankdistill.generation.linking import LinkedMention, link_entities
+from rankdistill.generation.link_candidates import CandidateSets, Surfaces
+from rankdistill.generation.link_source import SourceText, Window, model_window, source_texts, windows
+from rankdistill.generation.linking import LinkedMention, _spans, link_entities
 from rankdistill.generation.trie import TokenTrie
 from rankdistill.models.seq2seq import Seq2SeqModel
 from rankdistill.options.training import GenreOptions
@@ -137,7 +138,7 @@ def test_only_given_surfaces_may_be_mentions(link: Any, tokenizer: Any, trie: To
     wanted = [[own for own in mentions if own[2] in (TITLES[1], TITLES[3])] for mentions in gold_places(GOLD)]
     assert places(link(texts, mentions=["the", "dictionary", "Of java"])) == [wanted[0], wanted[1], [], []]
     assert places(link(texts, mentions=["list", "dictionary"]))[:2] == [gold_places(GOLD)[0], wanted[1]]
-    given = surface_trie(["dictionary"], tokenizer, trie.eos)
+    given = Surfaces(["dictionary"], tokenizer)
     assert places(link(texts, mentions=given)) == [[], wanted[1], [], []]
     assert places(link(texts, mentions=[])) == [[], [], [], []]
 
@@ -236,11 +237,14 @@ def byte_level() -> Any:
     return own
 
 
-def metaspace() -> Any:
+_AROUND = ["()", "“”", "「」", "--", "//", "東京", '""', "[]", "😀😀", "'ı"]
+
+
+def metaspace(characters: str = "") -> Any:
     """Pieces with a mark for spaces, as T5 has it."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    pieces = ["<unk>", "▁", "▁Ærø", "▁is", "▁", "an", "▁an", "land", "{", "}", "😀"]
+    pieces = ["<unk>", "▁", "▁Ærø", "▁is", "▁", "an", "▁an", "land", "{", "}", "😀", *characters]
     own = Tokenizer(models.Unigram([(piece, -1.0 - at) for at, piece in enumerate(dict.fromkeys(pieces))], unk_id=0))
     own.pre_tokenizer = pre_tokenizers.Metaspace()
     return own
@@ -250,7 +254,7 @@ def metaspace() -> Any:
 def test_mentions_begin_and_end_between_characters(make: Callable[[], Any]) -> None:
     text = "  Ærø is an {island} 😀😀 "
     (source,) = source_texts(make(), [text])
-    rows = [source.characters(start, end) for start, end in source.spans(Window(0, len(source)), None, 99).tolist()]
+    rows = [source.characters(start, end) for start, end in source.spans(Window(0, len(source)), 99).tolist()]
     found = set(rows)
     assert len(rows) == len(found)
     surfaces = {text[start:end] for start, end in found}
@@ -262,14 +266,45 @@ def test_mentions_begin_and_end_between_characters(make: Callable[[], Any]) -> N
         assert found == {(start, end + 1) for start in places for end in places if start <= end}
 
 
-def test_surfaces_are_found_behind_a_space_and_at_the_beginning() -> None:
-    tokenizer = byte_level()
-    surfaces = surface_trie(["Ærø"], tokenizer, eos=255)
-    for text in ("Ærø", " Ærø", "(Ærø"):
+@pytest.mark.parametrize("make", [byte_level, functools.partial(metaspace, "".join([*_AROUND, "Ærøisan"]))])
+def test_surfaces_are_found_by_their_characters_whatever_stands_around_them(make: Callable[[], Any]) -> None:
+    tokenizer, wanted = make(), "Ærø an"
+    sets = CandidateSets({wanted: ["Ærø"]}, TokenTrie.from_titles(["Ærø"], tokenizer, eos=0, progress=False), tokenizer)
+    for around in _AROUND:
+        text = f"is {wanted}{around[0]}{wanted}{around[1]} {wanted} {around[0]}{wanted}"
         (source,) = source_texts(tokenizer, [text])
-        spans = source.spans(Window(0, len(source)), surfaces, 99)
-        # A space in front is no part of what comes back.
-        assert {source.characters(*span) for span in spans.tolist()} == {(len(text) - 3, len(text))}
+        window = Window(0, len(source))
+        places = [at for at in range(len(text)) if text.startswith(wanted, at)]
+        for found in (
+            _spans(source, window, Surfaces([wanted, "nowhere"], tokenizer), None, 99),
+            _spans(source, window, None, sets, 99),
+            _spans(source, window, Surfaces([wanted], tokenizer), sets, 99),
+        ):
+            assert [source.characters(*span) for span in found[:, :2].tolist()] == [(at, at + 6) for at in places]
+
+
+def test_surfaces_are_compared_as_the_tokenizer_normalizes_them(tokenizer: Any) -> None:
+    surfaces = Surfaces(["List  OF", "Café"], tokenizer)
+    assert all(text in surfaces for text in ("list of", "LIST\nof", "CAFE\u0301", "cafe"))
+    assert not any(text in surfaces for text in ("", "lists of", "listof"))
+
+
+def test_runs_of_tokens_are_those_between_borders() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        length = int(random.integers(0, 9))
+        begins, ends = random.random((2, length)) < 0.6
+        numbers = np.arange(length)
+        source = SourceText(" " * length, numbers.astype(np.uint32), numbers, numbers + 1, begins, ends)
+        first, last = sorted(random.integers(0, length + 1, 2).tolist())
+        max_length = int(random.integers(1, 5))
+        wanted = [
+            [start - first, end - first]
+            for start in range(first, last)
+            for end in range(start + 1, min(last, start + max_length) + 1)
+            if begins[start] and ends[end - 1]
+        ]
+        assert source.spans(Window(first, last), max_length).tolist() == wanted
 
 
 def test_linked_pairs_are_what_the_automaton_may_write(init: Path, tmp_path: Path) -> None:
@@ -303,8 +338,6 @@ def test_refuses_what_cannot_be_linked(model: Any, tokenizer: Any, trie: TokenTr
     other = TokenTrie.build([[5, 2]], vocab_size=9, eos=2, fingerprint="f" * 32)
     with pytest.raises(BadStoreError, match=r'found f{32}; build it again for this one with "rankdistill trie build"'):
         link_entities(model, tokenizer, other, ["a"])
-    with pytest.raises(BadStoreError, match="expected a trie built for tokenizer"):
-        link(["a"], mentions=other)
     with pytest.raises(
         ValueError, match=r"expected the tokens \{ \} \[ \] .* in the tokenizer, found none for <x>; train the"
     ):

@@ -141,3 +141,14 @@ def test_a_line_that_is_no_linked_text(tmp_path: Path) -> None:
     with pytest.raises(BadDataError, match="expected a mention in the 29 characters of its text") as caught:
         list(read_links(path))
     assert (caught.value.path, caught.value.line) == (str(path), 2)
+
+
+def test_composed_and_decomposed_letters_are_one_mention(tmp_path: Path) -> None:
+    (tmp_path / "t.tsv").write_text(
+        "Caf\u00e9\tCafe A\t2\nCafe\u0301\tCafe A\t3\nCafe\u0301\tCafe B\t4\n", encoding="utf-8"
+    )
+    table = MentionTable.read(tmp_path / "t.tsv")
+    for asked in ("Caf\u00e9", "Cafe\u0301", "CAF\u00c9", "cafe\u0301"):
+        assert table.candidates(asked) == [("Cafe A", 5 / 9), ("Cafe B", 4 / 9)]
+    given = MentionTable({"Cafe\u0301": {"Cafe A": 1}})
+    assert given.titles_of("Caf\u00e9") == given.titles_of("Cafe\u0301") == ["Cafe A"]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
 import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from transformers import PreTrainedTokenizerFast
 
-from rankdistill.data.tokens import tokenizer_fingerprint
+from rankdistill.data.tokens import titles_fingerprint
 from rankdistill.errors import BadDataError, BadStoreError
 from rankdistill.formats.titles import read_titles
+from rankdistill.formats.tokenizers import plain_copy
 from rankdistill.generation.arrays import FlatTokens
 from rankdistill.generation.titles import tokenize_titles
 from rankdistill.generation.trie import TokenTrie
@@ -259,7 +263,7 @@ def test_titles_in_a_models_tokens(tokenizer: Any, tmp_path: Path) -> None:
     assert trie.ids_of(sequence).tolist() == [10, 11]
     assert {tokenizer.decode(tokens[:-1]) for tokens, _ in trie.sequences()} == {"sort a list", "read lines", "read"}
     trie.save(tmp_path / "x")
-    assert TokenTrie.open(tmp_path / "x", tokenizer=tokenizer).tokenizer_fingerprint == tokenizer_fingerprint(tokenizer)
+    assert TokenTrie.open(tmp_path / "x", tokenizer=tokenizer).tokenizer_fingerprint == titles_fingerprint(tokenizer)
     from transformers import AutoTokenizer
 
     other = AutoTokenizer.from_pretrained(tokenizer.name_or_path)
@@ -476,3 +480,50 @@ def test_a_pair_of_arrays_says_which_it_is() -> None:
     assert TokenTrie.build(list(pair), vocab_size=40, eos=2).num_sequences == 2
     with pytest.raises(ValueError, match="2"):
         TokenTrie.build(FlatTokens(*pair), vocab_size=40, eos=2)  # lengths 1 and 2 of two tokens
+
+
+def test_the_fingerprint_is_of_what_decides_titles_tokens(tokenizer: Any) -> None:
+    from tokenizers import processors
+
+    own = PreTrainedTokenizerFast(tokenizer_object=plain_copy(tokenizer), sep_token="[SEP]", pad_token="[PAD]")
+    trie = TokenTrie.from_titles(["sort a list"], own, progress=False)
+    own.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        "[SEP] $A", None, [("[SEP]", own.sep_token_id)]
+    )
+    trie.check_tokenizer(own)  # another src_lang, add_bos_token, add_eos_token
+    own.add_tokens(["sort a"])
+    with pytest.raises(BadStoreError, match="build it again for this one"):
+        trie.check_tokenizer(own)
+
+
+def test_a_pickled_trie_is_refused_when_its_file_is_another(tmp_path: Path) -> None:
+    first, other = (TokenTrie.build([[token, 2]], vocab_size=40, eos=2, pad=1) for token in (5, 6))
+    first.save(tmp_path / "t")
+    pickled = pickle.dumps(TokenTrie.open(tmp_path / "t"))
+    assert [5, 2] in pickle.loads(pickled)
+    other.save(tmp_path / "t")
+    with pytest.raises(BadStoreError, match="expected the trie that was pickled, found another one in its file"):
+        pickle.loads(pickled)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork")
+def test_forked_children_can_add_while_their_parents_threads_do() -> None:
+    trie, is_done = TokenTrie.build([[5, 2]], vocab_size=40, eos=2, pad=1), threading.Event()
+
+    def add() -> None:
+        while not is_done.is_set():
+            trie.add([[6, 7, 2]] * 2000, range(2000))
+
+    thread = threading.Thread(target=add)
+    thread.start()
+    try:
+        for _ in range(6):
+            child = os.fork()
+            if child == 0:
+                signal.alarm(20)
+                os._exit(0 if trie.add([[8, 2]], [9]) == 1 else 3)
+            assert os.waitpid(child, 0)[1] == 0
+    finally:
+        is_done.set()
+        thread.join()

@@ -18,7 +18,7 @@ mod _core {
     #[pymodule_export]
     use super::ids::IdTable;
     #[pymodule_export]
-    use super::linking::{LinkAutomaton, find_spans};
+    use super::linking::LinkAutomaton;
     #[pymodule_export]
     use super::score_files::{ScoreFileWriter, ScoreMerge};
     #[pymodule_export]

@@ -1,4 +1,4 @@
-//! `LinkAutomaton` and `find_spans`.
+//! `LinkAutomaton`.
 
 use crate::errors::to_python;
 use crate::trie::TokenTrie;
@@ -7,7 +7,7 @@ use numpy::{IntoPyArray, PyArray1, PyArray2, PyReadonlyArray1, PyReadonlyArray2}
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use rankdistill_core::error::Result;
-use rankdistill_core::linking::{Automaton, Borders, Edges, Marks, Span, State};
+use rankdistill_core::linking::{Automaton, Edges, Marks, Span, State};
 use rankdistill_core::trie::Sequences;
 
 type Longs<'py> = Bound<'py, PyArray1<i64>>;
@@ -32,23 +32,6 @@ fn states_to_numpy<'py>(py: Python<'py>, states: &[State]) -> States<'py> {
 fn edges_to_numpy(py: Python<'_>, edges: Edges) -> Rows<'_> {
     let states = states_to_numpy(py, &edges.states);
     (edges.indptr.into_pyarray(py), edges.tokens.into_pyarray(py), states)
-}
-
-#[pyfunction]
-pub fn find_spans<'py>(
-    py: Python<'py>,
-    tokens: PyReadonlyArray1<'_, u32>,
-    begins: PyReadonlyArray1<'_, bool>,
-    ends: PyReadonlyArray1<'_, bool>,
-    surfaces: Option<PyRef<'_, TokenTrie>>,
-    max_length: usize,
-) -> PyResult<Bound<'py, PyArray2<i32>>> {
-    let (tokens, borders) = (tokens.as_slice()?, Borders { begins: begins.as_slice()?, ends: ends.as_slice()? });
-    let surfaces = surfaces.map(|trie| trie.0.snapshot());
-    let find = || rankdistill_core::linking::find_spans(tokens, borders, surfaces.as_deref(), max_length);
-    let found = py.detach(find).map_err(to_python)?;
-    let words: Vec<i32> = found.iter().flat_map(|&(start, end)| [start as i32, end as i32]).collect();
-    Ok(Array2::from_shape_vec((found.len(), 2), words).expect("two numbers a span").into_pyarray(py))
 }
 
 #[pyclass(module = "rankdistill._core", frozen)]

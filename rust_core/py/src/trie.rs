@@ -111,16 +111,19 @@ impl TokenTrie {
     }
 
     fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        let bytes = py.detach(|| self.0.snapshot().to_bytes()).map_err(to_python)?;
+        let snapshot = self.0.snapshot();
+        let bytes = py.detach(|| snapshot.to_bytes()).map_err(to_python)?;
         Ok(PyBytes::new(py, &bytes))
     }
 
     fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
-        py.detach(|| self.0.snapshot().save(&path)).map_err(to_python)
+        let snapshot = self.0.snapshot();
+        py.detach(|| snapshot.save(&path)).map_err(to_python)
     }
 
     fn verify(&self, py: Python<'_>) -> PyResult<()> {
-        py.detach(|| self.0.snapshot().verify()).map_err(to_python)
+        let snapshot = self.0.snapshot();
+        py.detach(|| snapshot.verify()).map_err(to_python)
     }
 
     #[getter]
@@ -233,9 +236,10 @@ impl TokenTrie {
     }
 
     fn sequences(&self, py: Python<'_>, prefix: Vec<u32>, limit: usize, mut only: Option<Vec<u32>>) -> PyResult<Vec<(Vec<u32>, Vec<u32>)>> {
+        let snapshot = self.0.snapshot();
         py.detach(|| {
             only.iter_mut().for_each(|ids| ids.sort_unstable());
-            self.0.snapshot().sequences(&prefix, limit, only.as_deref()).map_err(to_python)
+            snapshot.sequences(&prefix, limit, only.as_deref()).map_err(to_python)
         })
     }
 

@@ -1,6 +1,5 @@
 //! Linking entities in a text: what a decoder may write that copies the text and puts ` { mention } [ Title ]` around its mentions.
 //!
-//! - `spans` finds which runs of a text's tokens may be mentions, once a text;
 //! - `state` is where the writing of a text stands, `automaton` what is legal there, and steps;
 //! - `ahead` is what a decoder may be fed before it's known to be wanted.
 //!
@@ -12,12 +11,10 @@
 
 mod ahead;
 mod automaton;
-mod spans;
 mod state;
 
 pub use ahead::Ahead;
 pub use automaton::{Automaton, Edges};
-pub use spans::{Borders, find_spans};
 pub use state::{Marks, Mode, Span, State};
 
 /// The set of a span that may have any title of the trie.
