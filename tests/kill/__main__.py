@@ -49,7 +49,7 @@ def import_all(is_cheap: bool) -> None:
 def row(case: Case, verdict: Verdict) -> dict[str, object]:
     """A line of the table, for JSON."""
     faults = {
-        kind: {"count": len(calls), "before": dict(Counter(calls).most_common(3))}
+        kind: {"count": len(calls), "before": sorted({call.splitlines()[0] for call in calls})[:3]}
         for kind, calls in verdict.faults.items()
     }
     return {

@@ -10,10 +10,9 @@ from typing import Any
 
 from tests.kill.harness import Case
 
-WORDS = (
-    ["red", "green", "blue", "cat", "dog", "bird", "house", "tree", "river", "stone", "runs", "sleeps", "eats", "sees", "finds", "old", "young", "big", "small", "quick"]
-)
-TITLES = [f"{a} {b}" for a in WORDS[3:10] for b in WORDS[10:15]]
+NOUNS, VERBS = ["cat", "dog", "bird", "house", "tree", "river", "stone"], ["runs", "sleeps", "eats", "sees", "finds"]
+WORDS = [*NOUNS, *VERBS, "red", "green", "blue", "old", "young", "big", "small", "quick"]
+TITLES = [f"{noun} {verb}" for noun in NOUNS for verb in VERBS]
 NUM_DOCS, NUM_QUERIES = 40, 12
 
 
@@ -118,7 +117,10 @@ def make_models(folder: Path) -> None:
 
     run("trie build {i}/titles.txt --tokenizer {i}/bart -o {i}/titles.rdtrie")
     for student in ("splade", "colbert", "multi-exit"):
-        run(f"{_STUDENT} --student {student} --output-dir {{i}}/{student}-run --max-steps 1")
+        run(
+            f"{_STUDENT} --student {student} --output-dir {{i}}/{student}-run --max-steps 1 "
+            + ("--multi-exit.exits 1 2" if student == "multi-exit" else "")
+        )
         shutil.move(folder / f"{student}-run" / "model", folder / student)
     for model in ("dot", "other", "splade", "colbert"):
         run(f"encode --model {{i}}/{model} --collection {{i}}/collection -o {{i}}/{model}-vectors --device cpu")
@@ -129,7 +131,8 @@ _STUDENT = (
     "train margin-mse --init {i}/mlm --scores {i}/scores.tsv --collection {i}/collection --batch-size 8 --device cpu "
     "--dtype float32 --query-max-length 16 --doc-max-length 24"
 )
-_SAVES = " --max-steps 4 --save-steps 2 --output-dir {o}/run"
+# A rate that doesn't fall to 0, so that one step too many is seen.
+_SAVES = " --lr-scheduler constant_with_warmup --max-steps 4 --save-steps 2 --output-dir {o}/run"
 _ON_CPU = " --collection {i}/collection --device cpu"
 
 
@@ -196,6 +199,13 @@ def _triples(path: Path) -> object:
     return read_triples(path)
 
 
+def _collection(path: Path) -> object:
+    from rankdistill.formats.collection import open_collection
+
+    collection = open_collection(path)
+    return list(collection.docs()), list(collection.queries()), collection.qrels("train")
+
+
 def _bytes(path: Path) -> object:
     """Text without a layout of its own: every beginning of it loads."""
     return path.read_bytes()
@@ -226,7 +236,7 @@ CASES = (
     Case("scores convert, pylate", _CONVERT + " pylate --num-docs 3 -o {o}/x.parquet", "x.parquet", _bytes),
     Case("triples", "triples --collection {i}/collection -o {o}/x.tsv.gz --depth 8", "x.tsv.gz", _triples,
          "triples --collection {i}/collection -o {o}/x.tsv.gz --depth 8 --seed 1"),
-    Case("join", "join a={i}/collection b={i}/collection -o {o}/x", "x", _bytes),
+    Case("join", "join a={i}/collection b={i}/collection -o {o}/x", "x", _collection),
     Case("score, BM25", "score --teacher bm25 --candidates {i}/bm25.run --depth 4 -o {o}/x.jsonl" + _ON_CPU, "x.jsonl", _scores),
     Case("score, bi-encoder", _score("{i}/dot"), "x.tsv", _scores),
     Case("score, cross-encoder", _score("{i}/cross"), "x.tsv", _scores),

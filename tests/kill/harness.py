@@ -133,8 +133,9 @@ def try_case(case: Case, inputs: Path, work: Path, most: int | None) -> Verdict:
             continue
         verdict.num_kills += 1
 
-        def fault(kind: str, call: str = outcome.calls[-1]) -> None:
-            verdict.faults.setdefault(kind, []).append(call)
+        def fault(kind: str, call: str = outcome.calls[-1], why: str = "") -> None:
+            said = why.strip()[-200:].replace(str(work), "")
+            verdict.faults.setdefault(kind, []).append(f"{call} {said}".strip())
 
         there = _digests(result) if result.exists() else {}
         stable = {name: digest for name, digest in there.items() if name in new or name not in undisturbed[0]}
@@ -145,13 +146,15 @@ def try_case(case: Case, inputs: Path, work: Path, most: int | None) -> Verdict:
         elif not there:
             state = "lost" if old else "absent"
         else:
+            log.unlink()
             code = forked(_loading(case, result), log)
             state = {0: "mixture", _REFUSED: "refused"}.get(code, "traceback")
         verdict.states[state] += 1
         if state in FAULTS:
-            fault(state)
+            fault(state, why=log.read_text() if state == "traceback" else "")
+        log.unlink(missing_ok=True)
         if forked(_command(f"{case.words} {case.more}", folders), log):
-            fault("no way on")
+            fault("no way on", why=log.read_text())
             continue
         again = _digests(result)
         if any(again.get(name) != digest for name, digest in new.items()) or again.keys() - undisturbed[0].keys():

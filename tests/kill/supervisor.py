@@ -55,6 +55,8 @@ _FILES = {
 }
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _RECEIVE, _SEND = 0xC0502100, 0xC0182101
+MOST_SECONDS = 300
+"""A child that makes no call for so long hangs, and is killed."""
 _ALLOW, _NOTIFY = 0x7FFF0000, 0x7FC00000
 
 
@@ -106,7 +108,7 @@ def supervised(function: Callable[[], int], folder: Path, kill_at: int | None, l
     poll.register(files[0], select.POLLIN)
     is_killed = False
     try:
-        while poll.poll()[0][1] & select.POLLIN:
+        while (events := poll.poll(1000 * MOST_SECONDS)) and events[0][1] & select.POLLIN:
             request = bytearray(80)
             try:
                 fcntl.ioctl(files[0], _RECEIVE, request, True)
@@ -124,6 +126,8 @@ def supervised(function: Callable[[], int], folder: Path, kill_at: int | None, l
                 fcntl.ioctl(files[0], _SEND, bytearray(struct.pack("QqiI", notice, 0, 0, 1)))
             except FileNotFoundError:
                 continue
+        if not events:
+            os.killpg(pid, signal.SIGKILL)
     finally:
         os.close(files[0])
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
