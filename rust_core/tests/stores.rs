@@ -12,7 +12,7 @@ use std::fs;
 use std::path::Path;
 use xxhash_rust::xxh3::xxh3_64;
 
-const IDS: [&str; 8] = ["0", "7", "8841822", "123456789012345678", "007", "D-1", "é ü", "\u{10ffff}"];
+const IDS: [&str; 8] = ["0", "7", "8841822", "123456789012345678", "007", "D-1", "éü", "\u{10ffff}"];
 /// Mutants of each generated file.
 const MUTANTS: u64 = 8;
 const SCORE_HEADER: usize = 256;

@@ -85,6 +85,9 @@ def _loading(case: Case, result: Path) -> Callable[[], int]:
         except (RankDistillError, FileNotFoundError) as error:
             print(error)
             return _REFUSED
+        except ValueError as error:
+            print(repr(error))
+            return _REFUSED if "expected" in str(error) else _BROKEN
         except Exception as error:
             print(repr(error))
             return _BROKEN
