@@ -1,7 +1,8 @@
 """Readers of text in Python against mutants of good files: each is read, or refused by an error of ours that names the file.
 
-`python -m tests.mutants [--inputs N] [--seed S] [--report FILE] [TARGET ...]` tries N mutants of each target, and prints every fault
-once, with the smallest mutant that showed it. Where there is a writer, what was read is written and read again, and must be the same.
+`python -m tests.mutants [--inputs N] [--seed S] [--report FILE] [TARGET ...]` tries N mutants of each target. It prints every
+fault once, with the smallest mutant that showed it. Where there is a writer, what was read is written and read again, and must be
+the same.
 """
 
 from __future__ import annotations

@@ -132,8 +132,11 @@ fn packed(rng: &mut Rng, content: &[u8], kind: usize) -> Vec<u8> {
     [pack(first), pack(second)].concat()
 }
 
-/// All rows, and the error that ended them.
-fn read(paths: &[PathBuf], options: ReaderOptions) -> (Vec<Row>, Vec<Position>, BadCounts, Option<(ErrorKind, PathBuf, u64)>) {
+/// Kind, file and line of an error.
+type Place = (ErrorKind, PathBuf, u64);
+
+/// All rows, the places behind blocks, what was skipped, and the error that ended them.
+fn read(paths: &[PathBuf], options: ReaderOptions) -> (Vec<Row>, Vec<Position>, BadCounts, Option<Place>) {
     let first_row = options.start.row;
     let mut reader = ScoreReader::new(paths.to_vec(), options).unwrap();
     let (mut rows, mut places) = (Vec::new(), Vec::new());

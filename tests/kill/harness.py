@@ -160,7 +160,9 @@ def try_case(case: Case, inputs: Path, work: Path, most: int | None) -> Verdict:
             fault("no way on", why=log.read_text())
             continue
         again = _digests(result)
-        if any(again.get(name) != digest for name, digest in new.items()) or again.keys() - undisturbed[0].keys():
+        if any(again.get(name) != digest for name, digest in new.items()) or any(
+            not Path(name).name.startswith(".") for name in again.keys() - undisturbed[0].keys()
+        ):
             fault("other bytes")
         verdict.left_over |= set(_digests(outputs)) - names[0] - names[1]
     return verdict
