@@ -39,8 +39,8 @@ What was tried to break the readers and writers of rankdistill, and what held. R
 ## Generated and damaged inputs
 
 A target makes inputs from seeds, so that every input can be made again. An input fails when the process panics or raises an error
-of another kind than ours, takes a minute, holds more than 64 MiB at once, or gives another answer than the twin beside it. "No harm"
-means that any answer will do for a file made to deceive, but not a panic, a hang or an allocation beyond the limit.
+of another kind than ours, takes a minute, holds more than 64 MiB at once, or gives another answer than the twin beside it. "No
+harm" means that any answer will do for a file made to deceive, but not a panic, a hang or an allocation beyond the limit.
 """
 KILLS = """
 ## Commands that are killed

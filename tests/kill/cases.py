@@ -268,6 +268,6 @@ CASES = (
     Case("entities retrieve", "entities retrieve {i}/bart --queries {i}/collection/queries.jsonl -o {o}/x.run " + _DECODE,
          "x.run", _run),
     Case("entities link", "entities link {i}/bart --input {i}/texts.txt -o {o}/x.jsonl " + _DECODE, "x.jsonl", _bytes),
-    Case("evaluate", "evaluate {i}/bm25.run --collection {i}/collection --per-query {o}/x.tsv --json {o}/x.json",
+    Case("evaluate", "evaluate --runs {i}/bm25.run --collection {i}/collection --per-query {o}/x.tsv --json {o}/x.json",
          "x.json", _bytes),
 )  # fmt: skip
