@@ -161,11 +161,10 @@ def _index(path: Path) -> object:
 
 
 def _vectors(path: Path) -> object:
-    from rankdistill.retrieval.index import build_index
+    from rankdistill.retrieval.index import index_of
+    from rankdistill.retrieval.precompute import load_precomputed
 
-    with_index = path.parent / "an index of it"
-    shutil.rmtree(with_index, ignore_errors=True)
-    return build_index(path, with_index)
+    return index_of(load_precomputed(path), device="cpu")
 
 
 def _store(path: Path) -> object:
@@ -227,8 +226,6 @@ CHEAP = (
          "scores clean {i}/others.tsv --clip -1 1 -o {o}/x.tsv"),
     Case("scores convert, nway", _CONVERT + " nway -o {o}/x.jsonl.zst", "x.jsonl.zst", _scores,
          "scores convert {i}/others.tsv --to nway -o {o}/x.jsonl.zst"),
-    Case("entities mentions", "entities mentions {i}/linked.jsonl {i}/table.tsv -o {o}/x.tsv.gz", "x.tsv.gz", _bytes,
-         "entities mentions {i}/table.tsv -o {o}/x.tsv.gz"),
 )  # fmt: skip
 CASES = (
     *CHEAP,
@@ -263,6 +260,8 @@ CASES = (
          "--min-tokens 4 --device cpu --dtype float32" + _SAVES, "run/model", _mlm, more="--resume"),
     Case("trie build", "trie build {i}/titles.txt --tokenizer {i}/bart -o {o}/x.rdtrie", "x.rdtrie", _trie,
          "trie build {i}/fewer.txt --tokenizer {i}/bart -o {o}/x.rdtrie"),
+    Case("entities mentions", "entities mentions {i}/linked.jsonl {i}/table.tsv -o {o}/x.tsv.gz", "x.tsv.gz", _bytes,
+         "entities mentions {i}/table.tsv -o {o}/x.tsv.gz"),
     Case("entities disambiguate", "entities disambiguate {i}/bart --files {i}/mentions.jsonl -o {o}/x.jsonl " + _DECODE,
          "x.jsonl", _bytes),
     Case("entities retrieve", "entities retrieve {i}/bart --queries {i}/collection/queries.jsonl -o {o}/x.run " + _DECODE,
