@@ -1,10 +1,12 @@
 # Each target makes what it needs. Needs Python 3.10+, Rust, gcc and make; the network is used for the package indexes only.
 PYTHON ?= python3
 BIN := .venv/bin
+SEEDS ?= 20000
+KILLS ?= 60
 EXTRAS := cpu,train,eval,test,dev
 SOURCES := $(shell find rust_core Cargo.toml Cargo.lock -name '*.rs' -o -name 'Cargo.*')
 
-.PHONY: quickstart quickstart-full test lint bench results clean
+.PHONY: quickstart quickstart-full test lint fuzz kill bench results clean
 
 quickstart: .venv/ready  ## set up, then distil and measure a student on a small real collection (about 5 minutes)
 	$(BIN)/python scripts/quickstart.py
@@ -25,6 +27,12 @@ lint: .venv/ready  ## formatters, linters, type checkers, import contracts
 	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml rankdistill._core
 	$(BIN)/lint-imports
 
+fuzz: .venv/ready  ## generated and damaged inputs for every parser and store (SEEDS of each target); `make test` tries a few
+	$(BIN)/python scripts/fuzz.py --seeds $(SEEDS)
+
+kill: .venv/ready  ## kill every command that writes before its system calls that write, KILLS times each (0: before all)
+	$(BIN)/python -m tests.kill --most $(KILLS) --output eval/results/kill.json
+
 bench: .venv/ready  ## the benchmarks, against their peers
 	$(BIN)/uv pip install -q -p $(BIN)/python -e ".[bench]"
 	$(BIN)/python scripts/bench_scores.py
@@ -37,8 +45,9 @@ bench: .venv/ready  ## the benchmarks, against their peers
 	$(BIN)/python scripts/bench_decoding.py
 	$(BIN)/python scripts/bench_linking.py
 
-results: .venv/ready  ## docs/results.md from eval/results/*.json
+results: .venv/ready  ## docs/results.md and docs/robustness.md from eval/results/*.json
 	$(BIN)/python scripts/render_results.py
+	$(BIN)/python scripts/render_robustness.py
 
 .venv/bin/uv:
 	$(PYTHON) -m venv .venv

@@ -1,60 +1,15 @@
 //! Tries against the plainest twin, an ordered map of sequences to sets of ids, on generated inputs.
-//!
-//! `RANKDISTILL_FUZZ_CASES` says how many inputs each test gets (2,000 without it), `RANKDISTILL_FUZZ_SEED` where it begins: a failure
-//! names the seed of its input, so `RANKDISTILL_FUZZ_CASES=1 RANKDISTILL_FUZZ_SEED=n` runs that one alone.
 
+mod fuzz;
+
+use fuzz::{Rng, fuzz};
 use rankdistill_core::error::ErrorKind;
 use rankdistill_core::trie::{DeadEnd, NONE, OnDuplicate, Sequences, Snapshot, TokenTrie, TrieInfo};
 use std::collections::{BTreeMap, BTreeSet};
-use std::thread;
 use xxhash_rust::xxh3::xxh3_64;
 
 type Twin = BTreeMap<Vec<u32>, BTreeSet<u32>>;
 type Pairs = Vec<(Vec<u32>, u32)>;
-
-/// SplitMix64.
-struct Rng(u64);
-
-impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ (x >> 31)
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
-    }
-
-    fn one_in(&mut self, n: usize) -> bool {
-        self.below(n) == 0
-    }
-}
-
-/// Names the input when a test panics.
-struct Case(u64);
-
-impl Drop for Case {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            eprintln!("failed with RANKDISTILL_FUZZ_SEED={}", self.0);
-        }
-    }
-}
-
-fn fuzz(name: &str, test: impl Fn(&mut Rng)) {
-    let number = |name: &str, default| std::env::var(name).map_or(default, |value| value.parse().expect("a number"));
-    let (start, count) = (number("RANKDISTILL_FUZZ_SEED", 0), number("RANKDISTILL_FUZZ_CASES", 2_000));
-    for seed in start..start + count {
-        let case = Case(seed);
-        // Seeds that follow each other must not give generators that do.
-        test(&mut Rng(Rng(seed).next()));
-        drop(case);
-    }
-    println!("{name}: {count} inputs");
-}
 
 fn info(rng: &mut Rng) -> TrieInfo {
     let vocab_size = [4, 40, 65_536, 65_537, 300_000][rng.below(5)];
@@ -519,7 +474,7 @@ fn first_children_beyond_16_bits_are_found() {
     for (sequence, id) in &pairs {
         assert_eq!(snapshot.ids(snapshot.walk(&wide(sequence)).unwrap()).unwrap(), [*id]);
     }
-    let mut rng = Rng(1);
+    let mut rng = Rng::new(1);
     (0..20).for_each(|_| assert_outputs_agree(&mut rng, &snapshot));
     // Every block of 64 KiB counts: one changed bit is found, at once or on use.
     let bytes = snapshot.to_bytes().unwrap();

@@ -144,7 +144,8 @@ impl ScoreStore {
         let bad = |expected: String, found: String| Error::new(ErrorKind::BadStore, expected, found, REMEDY).at(path, None);
         let map = disk::map(path)?;
         let header = Header::from_bytes(&map).map_err(|(expected, found)| bad(expected, found))?;
-        let layout = header.layout().filter(|(_, _, end)| *end == header.body_bytes);
+        // A store has a row (the writer refuses none), so a row is no longer than the file, whatever the header says of its docs.
+        let layout = header.layout().filter(|(_, _, end)| *end == header.body_bytes && header.num_rows > 0);
         let (queries, docs, end) = layout.ok_or_else(|| bad("sizes that fit together".into(), "others".into()))?;
         let file = Checked::new(map, Some(path.into()), REMEDY, Header::BYTES, end, Some(header.table_checksum))?;
         Ok(Self { file, header, queries, docs })

@@ -15,6 +15,7 @@ pub use write::TokenWriter;
 use crate::disk;
 use crate::error::{Error, ErrorKind, Result};
 use memmap2::Mmap;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
@@ -23,6 +24,8 @@ const VERSION: u32 = 1;
 /// Size of the header: magic 8, version 4, token width 4, rows 8, tokens 8, max_length 4, prefix 2, suffix 2, body checksum 8,
 /// tokenizer fingerprint 32, source fingerprint 32, free 8, header checksum 8.
 pub const HEADER_BYTES: usize = 128;
+/// Vocabularies are smaller. A table of all tokens that 4 bytes can name would take 4 GiB.
+const COMMON_TOKENS: u32 = 1 << 20;
 const REMEDY: &str = "remove the file; it's built again on its next use";
 
 /// What a store was built from, and how its texts look.
@@ -55,6 +58,11 @@ impl TokenInfo {
             return bad("a max_length that holds the special tokens", self.max_length.to_string());
         }
         Ok(())
+    }
+
+    /// Whether a text may have that many tokens.
+    fn holds(&self, length: u32) -> bool {
+        (u32::from(self.num_prefix) + u32::from(self.num_suffix)..=self.max_length).contains(&length)
     }
 
     fn header(&self, num_rows: u64, num_tokens: u64, body_checksum: u64) -> [u8; HEADER_BYTES] {
@@ -147,9 +155,10 @@ impl TokenStore {
         };
         // Cheap beside the checksum, and it makes every later slice safe even without it.
         let ends_well = store.offset(0) == 0 && store.offset(store.num_rows) == store.num_tokens;
-        let max_length = store.info.max_length as usize;
-        if !ends_well || (0..store.num_rows).any(|row| !(0..=max_length).contains(&store.offset(row + 1).wrapping_sub(store.offset(row)))) {
-            return Err(bad("offsets that rise by at most max_length", "others".into()));
+        let fits =
+            |row: usize| u32::try_from(store.offset(row + 1).wrapping_sub(store.offset(row))).is_ok_and(|length| store.info.holds(length));
+        if !ends_well || !(0..store.num_rows).all(fits) {
+            return Err(bad("offsets that rise by a text's special tokens at least, by max_length at most", "others".into()));
         }
         Ok(store)
     }
@@ -198,21 +207,26 @@ impl TokenStore {
 
     /// The tokens that occur in any text, in order, special ones included. One pass over the file.
     pub fn distinct_tokens(&self) -> Vec<i64> {
-        let mut occurs = Vec::new();
-        let mut mark = |token: usize| {
-            if token >= occurs.len() {
-                occurs.resize(token + 1, false);
+        let (mut common, mut rare) = (Vec::new(), BTreeSet::new());
+        let mut mark = |token: u32| {
+            if let Some(occurs) = common.get_mut(token as usize) {
+                *occurs = true;
+            } else if token < COMMON_TOKENS {
+                common.resize(token as usize, false);
+                common.push(true);
+            } else {
+                rare.insert(token);
             }
-            occurs[token] = true;
         };
         let width = self.info.width as usize;
         let bytes = &self.map[HEADER_BYTES..HEADER_BYTES + self.num_tokens * width];
         if width == 2 {
             bytes.as_chunks::<2>().0.iter().for_each(|token| mark(u16::from_le_bytes(*token).into()));
         } else {
-            bytes.as_chunks::<4>().0.iter().for_each(|token| mark(u32::from_le_bytes(*token) as usize));
+            bytes.as_chunks::<4>().0.iter().for_each(|token| mark(u32::from_le_bytes(*token)));
         }
-        (0..).zip(occurs).filter_map(|(token, occurs)| occurs.then_some(token)).collect()
+        let common = (0..).zip(common).filter_map(|(token, occurs)| occurs.then_some(token));
+        common.chain(rare.into_iter().map(i64::from)).collect()
     }
 
     /// Bytes of the tokens of one text.

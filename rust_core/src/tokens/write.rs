@@ -128,15 +128,16 @@ impl TokenWriter {
     /// Appends the texts of one chunk: their tokens end to end, and each one's number of tokens.
     ///
     /// # Errors
-    /// `BadArgument` if lengths and tokens don't fit, or a token doesn't fit the width; `Io` if the disk refuses.
+    /// `BadArgument` if lengths and tokens don't fit, a text lacks its special tokens, or a token doesn't fit the width; `Io` if the disk refuses.
     pub fn push(&mut self, tokens: &[u32], lengths: &[u32]) -> Result<()> {
         let bad = |expected: String, found: String| Err(Error::new(ErrorKind::BadArgument, expected, found, "").at(&self.path, None));
         let num_tokens: u64 = lengths.iter().map(|&length| u64::from(length)).sum();
         if num_tokens != tokens.len() as u64 {
             return bad(format!("{num_tokens} tokens, the sum of the lengths"), tokens.len().to_string());
         }
-        if let Some(&length) = lengths.iter().find(|&&length| length > self.info.max_length) {
-            return bad(format!("at most {} tokens a text", self.info.max_length), length.to_string());
+        if let Some(&length) = lengths.iter().find(|&&length| !self.info.holds(length)) {
+            let TokenInfo { num_prefix, num_suffix, max_length, .. } = self.info;
+            return bad(format!("{} to {max_length} tokens a text", u32::from(num_prefix) + u32::from(num_suffix)), length.to_string());
         }
         let bytes: Vec<u8> = if self.info.width == 2 {
             if let Some(&token) = tokens.iter().find(|&&token| token > u32::from(u16::MAX)) {
