@@ -32,6 +32,22 @@ __all__ = [
 ]
 
 _REMEDY = "copy or make the folder again, whole"
+_CONFIGS = (
+    "adapter_config.json",
+    "added_tokens.json",
+    "config.json",
+    "config_sentence_transformers.json",
+    "generation_config.json",
+    "model.safetensors.index.json",
+    "modules.json",
+    "rankdistill.json",
+    "sentence_bert_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+)
+"""JSON files that transformers, sentence-transformers or this package read in a model's folder."""
 _NOUNS = {dict: "a JSON object", list: "a JSON list"}
 
 
@@ -53,13 +69,16 @@ def read_json(path: Path, kind: type[dict[Any, Any]] | type[list[Any]] = dict) -
 
 
 def check_json(folder: Path) -> None:
-    """Reads each JSON file of a model's folder once, which tells more than the libraries that read them next.
+    """Reads the JSON configs of a model's folder once, which tells more than the libraries that read them next.
+
+    Other JSON files aren't read: nothing depends on them, and they may hold anything.
 
     Raises:
         BadDataError: as in `read_json`.
     """
     for path in sorted([*folder.glob("*.json"), *folder.glob("*/*.json")]):
-        read_json(path, list if path.name == "modules.json" else dict)
+        if path.name in _CONFIGS:
+            read_json(path, list if path.name == "modules.json" else dict)
 
 
 def read_lines(path: Path) -> list[str]:

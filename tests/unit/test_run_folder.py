@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from accelerate import PartialState
 
-from rankdistill.formats.cache import save_json
+from rankdistill.formats.writing import save_json
 from rankdistill.options.pretraining import PretrainOptions
 from rankdistill.options.training import GenreOptions, MarginMSEOptions, TeacherOptions, TrainingOptions
 from rankdistill.training.run import write_config

@@ -1,6 +1,6 @@
 //! Reads score files the plain way: whole, line by line, with `str::split`, `str::parse` and a JSON parser without a fast way.
 
-use rankdistill_core::scores::{BadKind, Format};
+use rankdistill_core::scores::{BadKind, Format, MAX_SCORE};
 
 /// One row; scores are bits, since -0.0 isn't 0.0.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -10,10 +10,10 @@ pub struct Row {
     pub scores: Vec<u32>,
 }
 
-/// A float by the grammar that files use: no infinity, no NaN, no name.
+/// A float by the grammar that files use: no infinity, no NaN, no name, and none beyond the bound.
 fn score(text: &str) -> Result<u32, BadKind> {
     let is_number = text.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte));
-    let value = text.parse::<f32>().ok().filter(|value| is_number && value.is_finite());
+    let value = text.parse::<f32>().ok().filter(|value| is_number && value.abs() <= MAX_SCORE);
     value.map(f32::to_bits).ok_or(BadKind::Score)
 }
 
@@ -99,9 +99,19 @@ fn is_json_number(word: &str) -> bool {
     digits(whole) && (whole == "0" || !whole.starts_with('0')) && digits(fraction) && digits(exponent)
 }
 
+/// At least one character, and no white space of ASCII.
+pub fn is_id(text: &str) -> bool {
+    !text.is_empty() && !text.contains([' ', '\t', '\n', '\x0b', '\x0c', '\r'])
+}
+
+/// Whether a doc stands there twice.
+pub fn is_repeated(docs: &[String]) -> bool {
+    docs.iter().enumerate().any(|(i, doc)| docs[..i].contains(doc))
+}
+
 fn json_id(value: Value) -> Result<String, BadKind> {
     match value {
-        Value::Text(text) if text.is_empty() => Err(BadKind::EmptyId),
+        Value::Text(text) if !is_id(&text) => Err(BadKind::Id),
         Value::Text(text) => Ok(text),
         Value::Number(number) if number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-') => Ok(number),
         _ => Err(BadKind::Json),
@@ -123,7 +133,11 @@ fn json_row(text: &str, num_docs: usize) -> Result<Row, BadKind> {
         row.scores.push(score(&number)?);
     }
     let fits = row.docs.len() >= 2 && (num_docs == 0 || num_docs == row.docs.len());
-    if fits { Ok(row) } else { Err(BadKind::Width) }
+    match fits {
+        false => Err(BadKind::Width),
+        true if is_repeated(&row.docs) => Err(BadKind::Repeated),
+        true => Ok(row),
+    }
 }
 
 fn row(line: &[u8], format: Format, max_line_bytes: usize, num_docs: usize) -> Result<Row, BadKind> {
@@ -140,8 +154,11 @@ fn row(line: &[u8], format: Format, max_line_bytes: usize, num_docs: usize) -> R
         (Format::Ids | Format::Text, 5) => (&columns[2..], &columns[..2]),
         _ => return Err(BadKind::Columns),
     };
-    if ids.iter().any(|id| id.is_empty()) {
-        return Err(BadKind::EmptyId);
+    if ids.iter().any(|id| if format == Format::Text { id.is_empty() } else { !is_id(id) }) {
+        return Err(BadKind::Id);
+    }
+    if ids[1] == ids[2] {
+        return Err(BadKind::Repeated);
     }
     let mut scores = scores.iter().map(|text| score(text)).collect::<Result<Vec<u32>, _>>()?;
     scores.resize(2, 0);
@@ -159,6 +176,7 @@ fn is_header(line: &[u8]) -> bool {
 pub fn read(files: &[Vec<u8>], format: Format, max_line_bytes: usize) -> (Vec<Row>, Vec<(usize, u64, BadKind)>) {
     let (mut rows, mut bad) = (Vec::<Row>::new(), Vec::new());
     for (file, content) in files.iter().enumerate() {
+        let content = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content);
         let mut lines: Vec<&[u8]> = content.split(|&byte| byte == b'\n').collect();
         lines.iter_mut().for_each(|line| *line = line.strip_suffix(b"\r").unwrap_or(line));
         // Empty lines at the end are none.
