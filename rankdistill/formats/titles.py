@@ -45,11 +45,11 @@ def read_titles(path: str | os.PathLike[str]) -> Titles:
             if not line.strip():
                 blank = blank or number
                 continue
+            columns = line.split("\t")
+            has_ids = has_ids if titles else len(columns) > 1
             expected = "a number, a tab and a title" if has_ids else "a title"
             if blank is not None:
                 raise BadDataError(expected, "a blank line", "remove it", str(path), blank)
-            columns = line.split("\t")
-            has_ids = has_ids if titles else len(columns) > 1
             if len(columns) != 1 + has_ids or not columns[-1].strip():
                 raise BadDataError(expected, repr(line[:60]), "the first line decides", str(path), number)
             titles.append(columns[-1])

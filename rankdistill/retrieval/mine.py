@@ -74,7 +74,9 @@ def draw_triples(
         relevant_pairs = sum(grade > 0 for judged in qrels.values() for grade in judged.values())
         found = f"none for {relevant_pairs:,} relevant documents of {len(qrels):,} queries"
         remedy = "is the ranking of these queries, and has the split relevant documents?"
-        raise NothingDoneError(f"a triple of the split {split} with negatives of {negatives}", found, remedy)
+        raise NothingDoneError(
+            f"a triple of the split {split} with negatives of {negatives}", found, remedy, collection.name
+        )
     return triples
 
 

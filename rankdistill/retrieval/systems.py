@@ -139,7 +139,7 @@ def search_latency(
 ) -> Latency | None:
     """Times encoding and searching, a query at a time."""
     settings: dict[str, Any] = {"shortlist": shortlist, "dtype": dtype, "progress": False}
-    return measure_latency(lambda text: search(model, index, {"": text}, k, **settings), queries)
+    return measure_latency(lambda text: search(model, index, {"query": text}, k, **settings), queries)
 
 
 def rerank_latency(

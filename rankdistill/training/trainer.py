@@ -7,6 +7,7 @@ gives the loss terms. Since a batch is a function of its place, resuming seeks: 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
@@ -79,8 +80,8 @@ class _Steps(Dataset[dict[str, Tensor]]):
 class _StepSampler(Sampler[list[tuple[int, int]]]):
     """Yields the keys of an epoch, one a batch. Skipping keys costs nothing, so the Trainer's own resume is a seek."""
 
-    def __init__(self, num_steps: int) -> None:
-        self.num_steps, self.epoch = num_steps, 0
+    def __init__(self, num_steps: int, total: int) -> None:
+        self.num_steps, self.total, self.epoch = num_steps, total, 0
 
     @property
     def batch_sampler(self) -> _StepSampler:
@@ -94,7 +95,9 @@ class _StepSampler(Sampler[list[tuple[int, int]]]):
         return self.num_steps
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return ([(self.epoch, step)] for step in range(self.num_steps))
+        # The Trainer looks whether it's at the end after a step only: a run that is resumed there would take one step too many.
+        rest = self.total - self.epoch * self.num_steps
+        return ([(self.epoch, step)] for step in range(min(self.num_steps, rest)))
 
 
 def _only(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -167,7 +170,7 @@ class DistillationTrainer(Trainer):
         """Whole batches under (epoch, step); not handed to accelerate, since the source splits rows over ranks itself."""
         return DataLoader(
             _Steps(self._source),
-            batch_sampler=_StepSampler(self._source.num_steps),
+            batch_sampler=_StepSampler(self._source.num_steps, self._total_steps()),
             collate_fn=_only,
             num_workers=self.args.dataloader_num_workers,
             persistent_workers=self.args.dataloader_num_workers > 0,
@@ -175,6 +178,11 @@ class DistillationTrainer(Trainer):
             # Its own generator, or making an iterator would draw from the global one and shift dropout.
             generator=torch.Generator().manual_seed(0),
         )
+
+    def _total_steps(self) -> int:
+        if self.args.max_steps > 0:
+            return self.args.max_steps
+        return math.ceil(self._source.num_steps * self.args.num_train_epochs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """The Trainer's. In bfloat16 on a CPU, attention is taken apart into products: PyTorch's fused kernel (2.15) needs ten

@@ -114,6 +114,20 @@ def assert_same_run(left: Path, right: Path) -> None:
         np.testing.assert_array_equal(others[name], values, err_msg=name)
 
 
+def test_a_run_killed_behind_its_last_checkpoint_takes_no_step_more(
+    tmp_path: Path, score_file: Path, conala: Path, tiny_bert_dir: Path
+) -> None:
+    more = {"max_steps": 3, "save_steps": 3, "lr_scheduler": "constant_with_warmup", "query_max_length": 16}
+    run = tmp_path / "run"
+    weights = train_margin_mse(options(score_file, conala, tiny_bert_dir, run, **more)) / "model.safetensors"
+    expected = weights.read_bytes()
+    shutil.rmtree(run / "model")
+    (run / "metrics.json").unlink()
+    train_margin_mse(options(score_file, conala, tiny_bert_dir, run, resume=True, **more))
+    assert weights.read_bytes() == expected
+    assert sorted(path.name for path in (run / "checkpoints").glob("checkpoint-*")) == ["checkpoint-3"]
+
+
 def test_mini_batches_change_nothing_and_are_resumed_to_the_last_bit(
     tmp_path: Path, score_file: Path, conala: Path, tiny_bert_dir: Path, tiny_sentence_transformer_dir: Path
 ) -> None:

@@ -13,7 +13,10 @@ from rankdistill.data.scores_convert import convert_scores
 from rankdistill.formats.scores import MAX_SCORE, read_scores, write_scores
 from tests.reference.scores import Row
 
-IDS = st.text(st.characters(exclude_categories=["C"]), min_size=1, max_size=4) | st.integers(0, 10**20).map(str)
+_CHARACTERS = st.characters(exclude_categories=["C"], exclude_characters=" ")
+IDS = st.text(_CHARACTERS, min_size=1, max_size=4) | st.integers(0, 10**20).map(str)
+    0, 10**20
+).map(str)
 SCORES = st.floats(-MAX_SCORE, MAX_SCORE, width=32)
 
 

@@ -324,7 +324,7 @@ def test_a_family_that_is_not_covered(tmp_path: Path, tiny_tokenizer_dir: Path) 
     shape = {"hidden_size": 16, "embedding_size": 8, "intermediate_size": 16, "num_attention_heads": 2}
     AutoModel.from_config(AlbertConfig(vocab_size=len(tokenizer), **shape)).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(BadDataError, match=r"whose exits are known \(bert, .*found one of the family albert; start"):
+    with pytest.raises(WrongModelError, match=r"whose exits are known \(bert, .*found one of the family albert; start"):
         MultiExitEncoder.from_pretrained(tmp_path, device="cpu")
 
 

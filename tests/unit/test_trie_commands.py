@@ -35,8 +35,8 @@ def test_titles_alone_and_behind_ids(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "line", "message"),
     [
-        (b"A\n\nB\n", 2, "expected a title, found ''"),
-        (b"A\n \n", 2, "expected a title, found ' '"),
+        (b"A\n\nB\n", 2, "expected a title, found a blank line"),
+        (b"A\n \nB\n", 2, "expected a title, found a blank line"),
         (b"A\n1\tB\n", 2, "expected a title, found '1.tB'; the first line decides"),
         (b"1\tA\nB\n", 2, "expected a number, a tab and a title, found 'B'"),
         (b"1\tA\n2\t\n", 2, "expected a number, a tab and a title"),
@@ -114,7 +114,7 @@ def test_commands_that_fail_say_why(
     tmp_path: Path, tiny_tokenizer_dir: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     (tmp_path / "titles.txt").write_text("sort a list\n")
-    (tmp_path / "bad.txt").write_text("a\n\n")
+    (tmp_path / "bad.txt").write_text("a\n\nb\n")
     names = {"trie": str(tmp_path / "x"), "folder": str(tmp_path), "tokenizer": str(tiny_tokenizer_dir)}
     run("trie", "build", tmp_path / "titles.txt", "--tokenizer", tiny_tokenizer_dir, "-o", names["trie"])
     with pytest.raises(SystemExit) as caught:

@@ -166,7 +166,7 @@ impl ScoreReader {
             let last = self.position.file + 1 == self.paths.len() as u64;
             if self.begin == self.buffer.len() && !last {
                 self.leave();
-                self.position.file += 1;
+                self.position = Position { file: self.position.file + 1, ..Position::default() };
                 continue;
             }
             let data = &self.buffer[self.begin..];
