@@ -132,15 +132,18 @@ def as_qrels(qrels: Mapping[Any, Mapping[Any, Any]]) -> Qrels:
     return {query_id: _converted(query_id, grades, as_grade) for query_id, grades in by_id(qrels).items()}
 
 
-def as_texts(texts: Mapping[Any, Any]) -> Mapping[str, str]:
+def as_texts(texts: Mapping[Any, Any], *, any_ids: bool = False) -> Mapping[str, str]:
     """Texts that somebody made in Python, with `as_id`'s ids; the same object where it has them already.
+
+    Args:
+        any_ids: ids may have white space, or no character.
 
     Raises:
         ValueError: for what is no id, an id with white space, or what `check_texts` refuses.
     """
     result = by_id(texts)
     ids = list(result)
-    row = ids.index("") if "" in result else first_with_white_space(ids)
+    row = None if any_ids else ids.index("") if "" in result else first_with_white_space(ids)
     if row is not None:
         raise ValueError(f"expected ids of at least one character and without white space, found {ids[row]!r}")
     check_texts(ids)

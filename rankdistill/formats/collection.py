@@ -154,6 +154,7 @@ def collection_from_texts(
     qrels: Qrels | None = None,
     *,
     name: str = "texts",
+    any_ids: bool = False,
 ) -> Collection:
     """A collection of texts in memory.
 
@@ -161,13 +162,15 @@ def collection_from_texts(
         docs: id -> text. Ids that are whole numbers become strings, here and in the others.
         queries: id -> text.
         qrels: judgements, as the split "test".
+        any_ids: ids may have white space, as texts that are their own ids do. No run can be written of such a collection.
 
     Raises:
         ValueError: for what is no id, text (None, say) or relevance.
     """
     judged = None if qrels is None else as_qrels(qrels)
     splits: dict[str, Callable[[], Qrels]] = {} if judged is None else {"test": lambda: judged}
-    return Collection(name, Parts(MappingTexts(docs, name), MappingTexts(queries or {}, f"{name} (queries)"), splits))
+    sides = (MappingTexts(docs, name, any_ids), MappingTexts(queries or {}, f"{name} (queries)", any_ids))
+    return Collection(name, Parts(*sides, splits))
 
 
 def collection_from_datasets(

@@ -109,11 +109,11 @@ class MappingTexts(Texts):
     """The caller's own `{id: text}`; nothing is copied but the ids.
 
     Raises:
-        ValueError: for what is no id or no text, as `as_texts`.
+        ValueError: for what is no id or no text, as `as_texts`; `any_ids` is its, too.
     """
 
-    def __init__(self, texts: Mapping[str, str], name: str) -> None:
-        self.name, self._texts = name, as_texts(texts)
+    def __init__(self, texts: Mapping[str, str], name: str, any_ids: bool = False) -> None:
+        self.name, self._texts = name, as_texts(texts, any_ids=any_ids)
         self._ids, self._fingerprint = id_table(self._texts, name), ""
 
     @property

@@ -211,7 +211,7 @@ def _collection(options: MarginMSEOptions, store: ScoreStore) -> Collection:
             f"score files of the form {store.format} name texts by id: pass --collection, which holds them"
         )
     docs, queries = ({text: text for text in texts} for texts in (store.doc_ids, store.query_ids))
-    return collection_from_texts(docs, queries, name="the score file")
+    return collection_from_texts(docs, queries, name="the score file", any_ids=True)
 
 
 def _batches(

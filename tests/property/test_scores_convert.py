@@ -15,8 +15,6 @@ from tests.reference.scores import Row
 
 _CHARACTERS = st.characters(exclude_categories=["C"], exclude_characters=" ")
 IDS = st.text(_CHARACTERS, min_size=1, max_size=4) | st.integers(0, 10**20).map(str)
-    0, 10**20
-).map(str)
 SCORES = st.floats(-MAX_SCORE, MAX_SCORE, width=32)
 
 
