@@ -114,7 +114,7 @@ class MappingTexts(Texts):
 
     def __init__(self, texts: Mapping[str, str], name: str, any_ids: bool = False) -> None:
         self.name, self._texts = name, as_texts(texts, any_ids=any_ids)
-        self._ids, self._fingerprint = id_table(self._texts, name), ""
+        self._ids, self._fingerprint = id_table(self._texts, name, spaced=any_ids), ""
 
     @property
     def ids(self) -> IdTable:
