@@ -59,10 +59,15 @@ class Verdict:
 Files = dict[str, str]
 
 
-def _digests(path: Path) -> Files:
-    """The content of a file, or of all files of a folder."""
+def _digests(path: Path, *, temporary: bool = False) -> Files:
+    """The content of a file, or of all files of a folder; `temporary` ones, which nothing reads, only if they're asked for."""
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    return {str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    digests = {str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return {name: digest for name, digest in digests.items() if temporary or not _is_temporary(Path(name))}
+
+
+def _is_temporary(name: Path) -> bool:
+    return any(part.startswith(".") and part.endswith(".tmp") for part in name.parts)
 
 
 def _command(words: str, folders: dict[str, Path]) -> Callable[[], int]:
@@ -121,7 +126,7 @@ def try_case(case: Case, inputs: Path, work: Path, most: int | None) -> Verdict:
         if outcome.code:
             raise RuntimeError(f"{case.name}: the command ended with {outcome.code}:\n{log.read_text()}")
         undisturbed.append(_digests(result))
-        names.append(set(_digests(outputs)))
+        names.append(set(_digests(outputs, temporary=True)))
     new = dict(undisturbed[0].items() & undisturbed[1].items())
     old_stable = {name: digest for name, digest in old.items() if name in new or name not in undisturbed[0]}
     verdict = Verdict(len(outcome.calls))
@@ -164,5 +169,5 @@ def try_case(case: Case, inputs: Path, work: Path, most: int | None) -> Verdict:
             not Path(name).name.startswith(".") for name in again.keys() - undisturbed[0].keys()
         ):
             fault("other bytes")
-        verdict.left_over |= set(_digests(outputs)) - names[0] - names[1]
+        verdict.left_over |= set(_digests(outputs, temporary=True)) - names[0] - names[1]
     return verdict
