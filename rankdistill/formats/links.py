@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -13,6 +14,9 @@ from rankdistill.formats.kilt import gold_titles, one_line, read_kilt
 from rankdistill.formats.linked_texts import is_linked_texts, read_linked_texts
 
 __all__ = ["Link", "read_anchors", "read_links"]
+
+# Python reads no number of more than 4,300 digits.
+_COUNT = re.compile(r"0{0,99}[1-9][0-9]{0,17}")
 
 
 class Link(NamedTuple):
@@ -68,7 +72,7 @@ def read_anchors(path: str | os.PathLike[str]) -> Iterator[Link]:
             if not line.strip():
                 continue
             mention, title = (" ".join(column.split()) for column in columns[:2]) if len(columns) == 3 else ("", "")
-            if not mention or not title or not (columns[2].isascii() and columns[2].isdigit() and int(columns[2])):
+            if not mention or not title or not _COUNT.fullmatch(columns[2]):
                 expected = "a mention, a title and a count of at least 1, with tabs between"
                 raise BadDataError(expected, repr(line[:80]), path=str(path), line=number)
             yield Link(mention, title, int(columns[2]))

@@ -72,7 +72,9 @@ def names_of(path: str | os.PathLike[str] | None) -> dict[int, str] | None:
 
 
 def _id_of(text: str, path: str | os.PathLike[str], number: int) -> int:
-    if text.isascii() and text.isdigit() and int(text) <= _MAX_ID:
-        return int(text)
+    digits = text.lstrip("0") or text[:1]
+    # Python reads no number of more than 4,300 digits.
+    if text.isascii() and text.isdigit() and len(digits) <= 10 and int(digits) <= _MAX_ID:
+        return int(digits)
     remedy = "leave the column out to number titles by line, from 0"
     raise BadDataError(f"an id from 0 to {_MAX_ID:,}", repr(text[:60]), remedy, str(path), number)
