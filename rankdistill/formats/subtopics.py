@@ -32,7 +32,7 @@ def read_subtopics(path: str | os.PathLike[str]) -> list[ir_measures.Qrel]:
             if not columns:
                 continue
             try:
-                query_id, subtopic, doc_id, relevance = (column.decode("utf-8-sig") for column in columns)
+                query_id, subtopic, doc_id, relevance = (column.decode() for column in columns)
                 rows.append(ir_measures.Qrel(query_id, doc_id, int(relevance), subtopic))
             except ValueError:
                 layout = "4 columns in UTF-8 (query_id subtopic doc_id relevance), the last a whole number"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 from collections.abc import Iterable
-from typing import IO, NamedTuple, cast
+from typing import NamedTuple
 
 from rankdistill.errors import BadDataError
 from rankdistill.formats.gz import opened, text_lines
@@ -20,12 +19,6 @@ class Triple(NamedTuple):
     query_id: str
     positive_id: str
     negative_id: str
-
-
-def _open(path: str | os.PathLike[str]) -> IO[str]:
-    if str(path).endswith(".gz"):
-        return cast("IO[str]", gzip.open(path, "rt", encoding="utf-8", newline="\n"))
-    return open(path, encoding="utf-8", newline="\n")
 
 
 def read_triples(path: str | os.PathLike[str]) -> list[Triple]:
